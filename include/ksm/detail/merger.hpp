@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: BSL-1.0
+// A visit of a page: what it is compared with, and how it comes to share a frame.
+#ifndef KSM_DETAIL_MERGER_HPP
+#define KSM_DETAIL_MERGER_HPP
+
+#include <algorithm>
+#include <array>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include <ksm/detail/page_index.hpp>
+#include <ksm/page_provider.hpp>
+#include <ksm/policy.hpp>
+#include <ksm/tunables.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail {
+
+using page_bytes = std::span<std::byte const>;
+
+/// \requires At least 8 bytes. Pages that are not zero mostly tell in the first word.
+[[nodiscard]] inline bool is_zero(page_bytes bytes) noexcept {
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes.data(), sizeof word);
+    return word == 0 && std::memcmp(bytes.data(), bytes.data() + sizeof word,
+                                    bytes.size() - sizeof word) == 0;
+}
+
+template <class Provider, class Policy>
+class merger {
+  public:
+    /// The most pages that one provider call is asked to merge. Longer runs gain nothing and
+    /// lengthen the time that a writer may have to wait (performance.md).
+    static constexpr std::size_t longest_run = 128;
+
+    merger(page_index<Provider>& index, tunables const& t) noexcept
+        : index_(index), tunables_(t) {}
+
+    /// Visits an item, and with it up to `budget − 1` pages behind it that match in one run.
+    /// `certain` says that the pages are known not to change (merge_now).
+    /// \returns The pages visited, at least one.
+    [[nodiscard]] std::size_t visit(rmap_item& a, std::size_t budget, bool certain) noexcept {
+        certain_ = certain;
+        take(a);
+        std::size_t const visited = settle(a, std::min(budget, longest_run));
+        index_.counters.pages_scanned += visited;
+        return visited;
+    }
+
+    /// Hangs a page on the node of the frame that it maps already (S10). A frame without a node
+    /// (an earlier scanner's) gets one unless another frame has its content.
+    [[nodiscard]] bool adopt(rmap_item& item, frame_id frame) noexcept {
+        if (item.where() == item_state::stable && index_type::frame_of(*item.node()) == frame) {
+            return true;
+        }
+        index_.detach(item);
+        stable_node* node = index_.node_of(frame);
+        if (node == nullptr) {
+            node = make_stable_node(frame, index_.partitions[item.partition]);
+        }
+        if (node == nullptr || node->partition != item.partition) {
+            return false;
+        }
+        index_.hang(item, *node);
+        return true;
+    }
+
+    /// Pages may have been written since they were last looked at.
+    void expire() noexcept { memo_item_ = nullptr; }
+
+    /// Why merging has stopped for this pass; `ok` while it goes on.
+    status halt = status::ok;
+
+  private:
+    using index_type = page_index<Provider>;
+
+    // ------------------------------------------------------------------ the order of a visit
+
+    std::size_t settle(rmap_item& a, std::size_t budget) noexcept {
+        page_bytes const bytes = view(a);
+        if (bytes.empty()) {
+            index_.drop(a);
+            return 1;
+        }
+        partition& p = index_.partitions[a.partition];
+        std::uint64_t const digest = &a == memo_item_ ? memo_digest_ : digest_of(bytes, p);
+        memo_item_ = nullptr;
+        if constexpr (Policy::stable_tree_first) {
+            if (std::size_t const n = merge_with_stable(a, p, digest, budget)) {
+                return n;
+            }
+        }
+        if (a.where() == item_state::unstable && a.digest == digest) {
+            return 1; // waits for a partner where it is
+        }
+        bool const settled = is_settled(a) || (a.has_digest != 0 && a.digest == digest);
+        index_.detach(a); // before its key changes
+        a.set_digest(digest);
+        a.has_digest = 1;
+        if (!settled) {
+            return 1;
+        }
+        if (tunables_.use_zero_pages) {
+            if (std::size_t const n = merge_with_zero(a, budget)) {
+                return n;
+            }
+        }
+        if constexpr (!Policy::stable_tree_first) {
+            if (std::size_t const n = merge_with_stable(a, p, digest, budget)) {
+                return n;
+            }
+        }
+        return merge_with_unstable(a, p, budget);
+    }
+
+    /// Whether the page needs no second digest to count as not volatile (S5).
+    [[nodiscard]] bool is_settled(rmap_item const& a) const noexcept {
+        return certain_ || a.untracked == 0;
+    }
+
+    // ------------------------------------------------------------------ zero pages
+
+    std::size_t merge_with_zero(rmap_item& a, std::size_t budget) noexcept {
+        if constexpr (has_zero_merging<Provider>) {
+            auto const zero_at = [&](page_number page) {
+                page_bytes const bytes = index_.provider.view(space_of(a).id, page);
+                return !bytes.empty() && is_zero(bytes);
+            };
+            if (!zero_at(page_of(a))) {
+                return 0;
+            }
+            return merge_run(
+                a, budget, [&](std::size_t) { return true; },
+                [&](std::size_t i) { return zero_at(page_of(a) + page_count{i}); },
+                [&](page_number first, page_count n, std::size_t) {
+                    return index_.provider.merge_zero(space_of(a).id, first, n);
+                },
+                [&](rmap_item& item, std::size_t) { index_.hang_on_zero(item); });
+        }
+        return 0;
+    }
+
+    // ------------------------------------------------------------------ the stable tree
+
+    std::size_t merge_with_stable(rmap_item& a, partition& p, std::uint64_t digest,
+                                  std::size_t budget) noexcept {
+        if constexpr (Policy::content_order) {
+            typename forest<stable_node>::spot where;
+            stable_node* const node =
+                p.stable.find(0, content_order_of(a, nullptr), where);
+            // The bytes were equal a moment ago: a page that differs now is being written.
+            return node == nullptr ? 0 : std::max<std::size_t>(merge_with(a, *node, budget), 1);
+        } else {
+            for (stable_node* node = p.stable.first_with(digest); node != nullptr;
+                 node = p.stable.next_with_same(*node)) {
+                if (std::size_t const n = merge_with(a, *node, budget)) {
+                    return n;
+                }
+            }
+            return 0;
+        }
+    }
+
+    /// Merges a page into a frame, and the pages behind it into the frames behind it.
+    std::size_t merge_with(rmap_item& a, stable_node& node, std::size_t budget) noexcept {
+        frame_id const frame = index_type::frame_of(node);
+        auto const follower = [&](std::size_t i) {
+            stable_node* const next = index_.node_of(frame + page_count{i});
+            return next != nullptr && next->partition == node.partition;
+        };
+        return merge_run(
+            a, budget, follower,
+            [&](std::size_t i) {
+                page_bytes const mine =
+                    index_.provider.view(space_of(a).id, page_of(a) + page_count{i});
+                return !mine.empty() && equal(mine, index_.provider.view(frame + page_count{i}));
+            },
+            [&](page_number first, page_count n, std::size_t i) {
+                return index_.provider.merge(space_of(a).id, first, n, frame + page_count{i});
+            },
+            [&](rmap_item& item, std::size_t i) {
+                index_.detach(item);
+                index_.hang(item, *index_.node_of(frame + page_count{i}));
+            });
+    }
+
+    // ------------------------------------------------------------------ the unstable tree
+
+    std::size_t merge_with_unstable(rmap_item& a, partition& p, std::size_t budget) noexcept {
+        if constexpr (Policy::content_order) {
+            bool gone = false;
+            forest<rmap_item>::spot where;
+            rmap_item* const b = p.unstable.find(0, content_order_of(a, &gone), where);
+            if (b == nullptr) {
+                p.unstable.insert_at(a, where);
+                enter_unstable(a);
+            } else if (gone) {
+                index_.drop(*b); // S7: the walk ends without result
+            } else {
+                return merge_pair(a, *b, 1);
+            }
+            return 1;
+        } else {
+            // Equal digests stand side by side: contents that collide, or entries that were
+            // written since. Only equal bytes are a match.
+            for (rmap_item* b = p.unstable.first_with(a.digest); b != nullptr;
+                 b = p.unstable.next_with_same(*b)) {
+                page_bytes const mine = view(a);
+                page_bytes const other = view(*b);
+                if (!mine.empty() && !other.empty() && equal(mine, other)) {
+                    return merge_pair(a, *b, matching_pages(a, *b, p, budget));
+                }
+            }
+            p.unstable.insert_by_digest(a);
+            enter_unstable(a);
+            return 1;
+        }
+    }
+
+    void enter_unstable(rmap_item& a) noexcept {
+        a.go(item_state::unstable);
+        ++index_.counters.pages_unshared;
+    }
+
+    /// How many pages from `a` on have the digests of the pages from `b` on.
+    std::size_t matching_pages(rmap_item& a, rmap_item& b, partition& p,
+                               std::size_t budget) noexcept {
+        std::size_t n = 1;
+        for (; Policy::predicts_runs && n < budget; ++n) {
+            rmap_item* const mine = follower_of(a, n);
+            rmap_item* const other = index_.find(space_of(b), page_of(b) + page_count{n});
+            if (mine == nullptr || other == nullptr || other->where() != item_state::unstable ||
+                other->partition != a.partition) {
+                break;
+            }
+            page_bytes const bytes = view(*mine);
+            if (bytes.empty()) {
+                break;
+            }
+            std::uint64_t const digest = digest_of(bytes, p);
+            if (digest != other->digest || (!is_settled(*mine) && digest != mine->digest)) {
+                memo_item_ = mine; // it is visited next
+                memo_digest_ = digest;
+                break;
+            }
+        }
+        return n;
+    }
+
+    /// Turns `n` pages from `a` on into frames and merges the pages from `b` on into them (S9).
+    /// \returns The pages of the first run that were visited.
+    std::size_t merge_pair(rmap_item& a, rmap_item& b, std::size_t n) noexcept {
+        space& sa = space_of(a);
+        space& sb = space_of(b);
+        page_number const pa = page_of(a);
+        page_number const pb = page_of(b);
+        promotion const made = index_.provider.promote(sa.id, pa, page_count{n});
+        count(made.made.why, made.made.done.value());
+        if (made.made.done.value() == 0) {
+            give_up(a, made.made.why);
+            return 1;
+        }
+        std::size_t const promoted = made.made.done.value();
+        for (std::size_t i = 1; i < promoted; ++i) {
+            take(*index_.find(sa, pa + page_count{i}));
+        }
+        auto const undo_from = [&](std::size_t i, std::size_t pages) {
+            make_private(sa, pa + page_count{i}, pages);
+            index_.provider.release(made.first + page_count{i}, page_count{pages});
+        };
+        for (std::size_t i = 0; i < promoted;) {
+            progress const merged = index_.provider.merge(
+                sb.id, pb + page_count{i}, page_count{promoted - i}, made.first + page_count{i});
+            count(merged.why, merged.done.value());
+            for (std::size_t end = i + merged.done.value(); i < end; ++i) {
+                rmap_item& mine = *index_.find(sa, pa + page_count{i});
+                rmap_item& other = *index_.find(sb, pb + page_count{i});
+                index_.detach(other);
+                stable_node* const node = make_stable_node(
+                    made.first + page_count{i}, index_.partitions[mine.partition]);
+                if (node != nullptr) {
+                    index_.hang(mine, *node);
+                    index_.hang(other, *node);
+                } else {
+                    // No protected page is left outside the stable tree (S6, S21).
+                    make_private(sb, pb + page_count{i}, 1);
+                    undo_from(i, 1);
+                }
+            }
+            if (i == promoted || merged.why == status::ok) {
+                continue;
+            }
+            if (stops_merging(merged.why)) {
+                halt = merged.why;
+                undo_from(i, promoted - i);
+                break;
+            }
+            rmap_item& other = *index_.find(sb, pb + page_count{i});
+            index_.detach(other);
+            if (merged.why == status::gone) {
+                index_.drop(other);
+            } else if (merged.why != status::refused) {
+                index_.revisit(other);
+            }
+            undo_from(i, 1);
+            ++i;
+        }
+        return promoted;
+    }
+
+    /// Gives pages private copies again, and has them visited again. A page that cannot have one
+    /// goes on to map a frame without a node, which the provider keeps for it: nothing is lost.
+    void make_private(space& s, page_number first, std::size_t pages) noexcept {
+        for (std::size_t done = 0; done < pages;) {
+            progress const p = index_.provider.unmerge(s.id, first + page_count{done},
+                                                       page_count{pages - done});
+            done += p.done.value() + (p.why == status::ok ? 0 : 1);
+        }
+        for (std::size_t i = 0; i < pages; ++i) {
+            index_.revisit(*index_.find(s, first + page_count{i}));
+        }
+    }
+
+    /// A node in the stable tree; null without memory or when the content is there already.
+    [[nodiscard]] stable_node* make_stable_node(frame_id frame, partition& p) noexcept {
+        stable_node* const node = index_.make_node(frame, p);
+        if (node == nullptr) {
+            ++index_.counters.pages_skipped;
+            return nullptr;
+        }
+        page_bytes const content = index_.provider.view(frame);
+        // The frame holds what the page was when it was promoted, which no digest has seen.
+        node->set_digest(digest_of(content, p));
+        if constexpr (Policy::content_order) {
+            forest<stable_node>::spot where;
+            if (p.stable.find(0, frame_order_of(content), where) == nullptr) {
+                p.stable.insert_at(*node, where);
+                return node;
+            }
+        } else {
+            stable_node* twin = p.stable.first_with(node->digest);
+            while (twin != nullptr &&
+                   !equal(content, index_.provider.view(index_type::frame_of(*twin)))) {
+                twin = p.stable.next_with_same(*twin);
+            }
+            if (twin == nullptr) {
+                p.stable.insert_by_digest(*node);
+                return node;
+            }
+        }
+        index_.discard_node(*node);
+        return nullptr;
+    }
+
+    // ------------------------------------------------------------------ runs
+
+    /// Merges the page of `a` and, while `follows(i)` and the pages behind it await a visit, its
+    /// followers, by calls of `merge(first, pages, i)`; `joined(item, i)` keeps the books.
+    /// `likely(1)` decides whether the first call already takes followers along: a wrong guess
+    /// costs a comparison, never data, because the provider compares.
+    /// \returns The pages visited; 0 when the content of the first one differs.
+    template <class Follows, class Likely, class Merge, class Joined>
+    std::size_t merge_run(rmap_item& a, std::size_t budget, Follows&& follows, Likely&& likely,
+                          Merge&& merge, Joined&& joined) noexcept {
+        space& s = space_of(a);
+        page_number const first = page_of(a);
+        auto const joins = [&](std::size_t i) {
+            return Policy::predicts_runs && i < budget && follower_of(a, i) != nullptr &&
+                   follows(i);
+        };
+        std::size_t batch = joins(1) && likely(1) ? 16 : 1;
+        std::size_t done = 0;
+        for (;;) {
+            std::size_t n = done == 0 ? 1 : 0;
+            while (n < batch && joins(done + n)) {
+                ++n;
+            }
+            if (n == 0) {
+                return done;
+            }
+            progress const p = merge(first + page_count{done}, page_count{n}, done);
+            count(p.why, p.done.value());
+            for (std::size_t const end = done + p.done.value(); done < end; ++done) {
+                rmap_item& item = *index_.find(s, first + page_count{done});
+                take(item);
+                joined(item, done);
+            }
+            if (p.why == status::changed || batch == 1) {
+                if (done == 0 && p.why != status::changed) {
+                    give_up(a, p.why);
+                    return 1;
+                }
+                return done;
+            }
+            if (p.why != status::ok) {
+                rmap_item& item = *index_.find(s, first + page_count{done});
+                take(item);
+                give_up(item, p.why);
+                return done + 1;
+            }
+            batch = longest_run;
+        }
+    }
+
+    /// The item `i` pages behind `a` if it could be visited now and belongs to the partition.
+    [[nodiscard]] rmap_item* follower_of(rmap_item& a, std::size_t i) noexcept {
+        rmap_item* const item = index_.find(space_of(a), page_of(a) + page_count{i});
+        bool const ready = item != nullptr && (rmap_chunk::of(*item).todo & bit_of(*item)) != 0 &&
+                           item->where() == item_state::loose &&
+                           item->partition == a.partition &&
+                           (is_settled(*item) || item->has_digest != 0);
+        return ready ? item : nullptr;
+    }
+
+    // ------------------------------------------------------------------ outcomes
+
+    [[nodiscard]] static constexpr bool stops_merging(status s) noexcept {
+        return s == status::out_of_frames || s == status::out_of_mappings ||
+               s == status::out_of_memory;
+    }
+
+    /// What becomes of a page that was not merged for a reason of its own.
+    void give_up(rmap_item& a, status why) noexcept {
+        index_.detach(a);
+        if (stops_merging(why)) {
+            halt = why;
+            index_.revisit(a);
+        } else if (why == status::gone) {
+            index_.drop(a);
+        } else if (why != status::refused) {
+            index_.revisit(a);
+        }
+    }
+
+    void count(status why, std::size_t pages) noexcept {
+        auto& c = index_.counters;
+        ++c.by_status[static_cast<std::size_t>(why)];
+        c.merged_pages_total += pages;
+        c.runs_merged += pages == 0 ? 0 : 1;
+        c.longest_run = std::max<std::uint64_t>(c.longest_run, pages);
+    }
+
+    /// The page is being visited.
+    static void take(rmap_item& a) noexcept { rmap_chunk::of(a).todo &= ~bit_of(a); }
+
+    // ------------------------------------------------------------------ contents
+
+    [[nodiscard]] page_bytes view(rmap_item& a) noexcept {
+        return index_.provider.view(space_of(a).id, page_of(a));
+    }
+
+    [[nodiscard]] bool equal(page_bytes x, page_bytes y) noexcept { return order(x, y) == 0; }
+
+    [[nodiscard]] std::strong_ordering order(page_bytes x, page_bytes y) noexcept {
+        ++index_.counters.pages_compared;
+        return std::memcmp(x.data(), y.data(), x.size()) <=> 0;
+    }
+
+    /// Compares the page of `a` with an entry's. A page that is gone ends the walk as if equal.
+    [[nodiscard]] auto content_order_of(rmap_item& a, bool* gone) noexcept {
+        return [this, &a, gone](auto& e) {
+            page_bytes const mine = view(a);
+            page_bytes other;
+            if constexpr (requires { e.sharers; }) {
+                other = index_.provider.view(index_type::frame_of(e));
+            } else {
+                other = view(e);
+                if (other.empty()) {
+                    *gone = true;
+                    return std::strong_ordering::equal;
+                }
+            }
+            return mine.empty() ? std::strong_ordering::less : order(mine, other);
+        };
+    }
+
+    [[nodiscard]] auto frame_order_of(page_bytes content) noexcept {
+        return [this, content](stable_node& e) {
+            return order(content, index_.provider.view(index_type::frame_of(e)));
+        };
+    }
+
+    /// Zero pages have digest 0, so that they cost none.
+    [[nodiscard]] std::uint64_t digest_of(page_bytes bytes, partition const& p) noexcept {
+        if (is_zero(bytes)) {
+            return 0;
+        }
+        ++index_.counters.digests;
+        return Policy::digest(bytes, p.seed);
+    }
+
+    index_type& index_;
+    tunables const& tunables_;
+    rmap_item const* memo_item_ = nullptr; // whose digest a failed prediction took
+    std::uint64_t memo_digest_ = 0;
+    bool certain_ = false;
+};
+
+} // namespace detail
+KSM_NAMESPACE_END
+
+#endif
