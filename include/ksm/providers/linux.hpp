@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: BSL-1.0
+// The process's own memory on Linux. A merged page is a private mapping of a stable frame, so the
+// kernel copies it when it is written, also inside of system calls.
+//
+// Common preconditions: a provider is used by one thread at a time. As long as a range is a region
+// the application keeps it mapped and does not change it by munmap, mremap, mprotect or madvise
+// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a merged page MADV_DONTNEED would show the frame, not
+// zeros. Stacks, thread-local storage and robust mutexes do not belong in a region.
+#ifndef KSM_PROVIDERS_LINUX_HPP
+#define KSM_PROVIDERS_LINUX_HPP
+
+#ifndef __linux__
+#error "ksm: this provider is for Linux; the simulated one runs everywhere"
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#ifdef __cpp_exceptions
+#include <system_error>
+#endif
+
+#include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/merging.hpp>
+#include <ksm/providers/linux/options.hpp>
+#include <ksm/providers/linux/pagemap.hpp>
+#include <ksm/providers/linux/region_error.hpp>
+#include <ksm/providers/linux/regions.hpp>
+#include <ksm/providers/linux/survey.hpp>
+#include <ksm/providers/linux/unmerging.hpp>
+#include <ksm/providers/linux/vm_flags.hpp>
+
+KSM_NAMESPACE_BEGIN
+
+/// Merges pages of the process's own memory.
+class linux_provider {
+  public:
+    /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
+    /// `capabilities()` says why.
+    explicit linux_provider(linux_options const& options = {}) noexcept : machine_(options) {
+        if (pagemap_.error()) {
+            machine_.writers.disable(no_pagemap, pagemap_.error());
+        }
+    }
+    /// Touches no page: what is merged stays merged, and keeps its frames alive.
+    ~linux_provider() = default;
+    linux_provider(linux_provider const&) = delete;
+    linux_provider& operator=(linux_provider const&) = delete;
+
+    [[nodiscard]] linux_capabilities capabilities() const noexcept;
+    [[nodiscard]] linux_usage usage() const noexcept;
+
+    [[nodiscard]] space_id space() const noexcept { return space_id{0}; }
+    [[nodiscard]] std::size_t page_size() const noexcept { return machine_.page; }
+    [[nodiscard]] std::byte* address(page_number page) const noexcept {
+        return machine_.address(page);
+    }
+    [[nodiscard]] page_number page_of(void const* p) const noexcept {
+        return page_number{reinterpret_cast<std::uintptr_t>(p) >> machine_.page_shift};
+    }
+
+    /// Maps new anonymous memory, which is a region. It is the caller's: `release` it, then munmap.
+    [[nodiscard]] region_error try_map(page_count pages, page_range& out) noexcept;
+    /// Makes memory that is there a region: private anonymous read-write memory in whole pages,
+    /// without attributes that merging would lose. An error changes nothing.
+    [[nodiscard]] region_error try_adopt(void* first, std::size_t bytes, page_range& out) noexcept;
+    /// Makes every page private and forgets the range, which may be a part of a region or several
+    /// regions side by side. The kernel's mappings stay as many as there were. Where writers could
+    /// not be excluded (see `unmerge`) pages stay private copies in mappings of frames:
+    /// MADV_DONTNEED shows the frame there, and only munmap or a new mapping ends that.
+    [[nodiscard]] region_error try_release(page_range range) noexcept;
+
+#if KSM_HAS_EXCEPTIONS
+    /// \throws std::system_error with the message of the fault; here and below.
+    [[nodiscard]] page_range map(page_count pages) {
+        page_range out;
+        raise(try_map(pages, out));
+        return out;
+    }
+    [[nodiscard]] page_range adopt(void* first, std::size_t bytes) {
+        page_range out;
+        raise(try_adopt(first, bytes, out));
+        return out;
+    }
+    void release(page_range range) { raise(try_release(range)); }
+#endif
+
+    /// Always lists every page. In a forked child the space has exited.
+    [[nodiscard]] survey_result survey(space_id space, page_number from, coverage wanted,
+                                       std::span<page_run> out) noexcept;
+
+    [[nodiscard]] std::span<std::byte const> view(space_id space, page_number page) noexcept {
+        bool const known = space == this->space() && regions_.find(page) != nullptr;
+        return {known ? address(page) : nullptr, known ? machine_.page : 0};
+    }
+    [[nodiscard]] std::span<std::byte const> view(frame_id frame) noexcept {
+        KSM_ASSERT(machine_.frames.contains(frame), "a frame of this provider");
+        return {machine_.frames.view(frame), machine_.page};
+    }
+
+    [[nodiscard]] promotion promote(space_id space, page_number first, page_count pages) noexcept;
+    [[nodiscard]] progress merge(space_id space, page_number first, page_count pages,
+                                 frame_id frame) noexcept;
+    [[nodiscard]] progress merge_zero(space_id space, page_number first,
+                                      page_count pages) noexcept;
+
+    /// Works without write exclusion, without a free mapping, and in a forked child.
+    [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages) noexcept {
+        return unmerge(space, first, pages, detail::os::privacy::content);
+    }
+    void release(frame_id first, page_count frames) noexcept {
+        machine_.frames.release(first, frames.value());
+    }
+
+  private:
+    static constexpr char const* no_pagemap = "The kernel does not let us read /proc/self/pagemap.";
+
+    /// The end of a write exclusion that `enter` began.
+    struct exclusion_guard {
+        detail::os::exclusion* writers;
+        ~exclusion_guard() {
+            if (writers != nullptr) {
+                writers->leave();
+            }
+        }
+    };
+
+    /// From `first` on: pages of one region, at most a window and at most `pages`; none if `first`
+    /// is in no region.
+    [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
+                                               std::size_t pages) const noexcept;
+    [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
+                                   detail::os::privacy wanted) noexcept;
+    [[nodiscard]] region_error examine(void const* first, std::size_t bytes,
+                                       bool& noreserve) noexcept;
+    [[nodiscard]] region_error add_region(void* first, std::size_t bytes, bool noreserve,
+                                          page_range& out) noexcept;
+    [[nodiscard]] bool new_memory_is_locked() noexcept;
+#if KSM_HAS_EXCEPTIONS
+    static void raise(region_error e) {
+        if (e) {
+            int const code = e.os ? e.os.error : e.what == region_fault::out_of_memory ? ENOMEM
+                                                                                       : EINVAL;
+            throw std::system_error(code, std::generic_category(), message(e.what));
+        }
+    }
+#endif
+
+    detail::os::machinery machine_;
+    detail::os::region_list regions_;
+    detail::os::pagemap pagemap_;
+    detail::os::scratch_memory scratch_;
+};
+
+inline linux_capabilities linux_provider::capabilities() const noexcept {
+    detail::os::exclusion::verdict const v = machine_.writers.judge();
+    return {v.strategy, v.reason, machine_.writers.refusal(), machine_.budget.max_map_count(),
+            machine_.budget.limit()};
+}
+
+inline linux_usage linux_provider::usage() const noexcept {
+    linux_usage u;
+    u.mappings_used = machine_.mappings();
+    u.mapping_budget = machine_.budget.limit();
+    u.frames_live = machine_.frames.live();
+    u.frames_dead = machine_.frames.dead();
+    u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
+    u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
+                       regions_.bytes() + detail::os::pagemap::buffer_bytes();
+    u.regions = regions_.size();
+    u.region_pages = regions_.pages();
+    return u;
+}
+
+inline bool linux_provider::new_memory_is_locked() noexcept {
+    // mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
+    // copy-on-write of every merged page: seen at a mapping that nobody wrote to.
+    int const fd = ::memfd_create("ksm", MFD_CLOEXEC);
+    bool locked = false;
+    if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
+        void* const p = ::mmap(nullptr, machine_.page, detail::os::read_write, MAP_PRIVATE, fd, 0);
+        if (p != MAP_FAILED) {
+            auto const entries = pagemap_.read(page_of(p), 1);
+            locked = !entries.empty() && detail::os::pagemap_entry{entries[0]}.anonymous();
+            ::munmap(p, machine_.page);
+        }
+    }
+    if (fd >= 0) {
+        ::close(fd);
+    }
+    return locked;
+}
+
+inline region_error linux_provider::examine(void const* first, std::size_t bytes,
+                                            bool& noreserve) noexcept {
+    auto const begin = reinterpret_cast<std::uintptr_t>(first);
+    if (machine_.marker.in_child() && !machine_.marker.error()) {
+        return {region_fault::forked, {}};
+    }
+    if (bytes == 0) {
+        return {region_fault::empty, {}};
+    }
+    if (begin % machine_.page != 0 || bytes % machine_.page != 0) {
+        return {region_fault::unaligned, {}};
+    }
+    if (begin + bytes < begin) {
+        return {region_fault::unmapped, {}};
+    }
+    if (regions_.overlaps({page_of(first), page_count{bytes >> machine_.page_shift}})) {
+        return {region_fault::overlapping, {}};
+    }
+    // Before Linux 6.7 the stacks of other threads look like any other memory.
+    for (auto const own : {reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)),
+                           static_cast<std::uintptr_t>(::pthread_self())}) {
+        if (own >= begin && own < begin + bytes) {
+            return {region_fault::stack, {}};
+        }
+    }
+    detail::os::memory_kind const kind = detail::os::examine_memory(begin, begin + bytes);
+    if (kind.error) {
+        return kind.error;
+    }
+    if (pagemap_.intact() && new_memory_is_locked()) {
+        return {region_fault::locked, {}};
+    }
+    noreserve = kind.noreserve;
+    return {};
+}
+
+inline region_error linux_provider::add_region(void* first, std::size_t bytes, bool noreserve,
+                                               page_range& out) noexcept {
+    page_range const range{page_of(first), page_count{bytes >> machine_.page_shift}};
+    if (!regions_.add({range, noreserve})) {
+        return {region_fault::out_of_memory, {}};
+    }
+    machine_.writers.watch(static_cast<std::byte const*>(first), bytes);
+    out = range;
+    return {};
+}
+
+inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
+                                              page_range& out) noexcept {
+    bool noreserve = false;
+    if (region_error const e = examine(first, bytes, noreserve)) {
+        return e;
+    }
+    return add_region(first, bytes, noreserve, out);
+}
+
+inline region_error linux_provider::try_map(page_count pages, page_range& out) noexcept {
+    if (pages.value() == 0) {
+        return {region_fault::empty, {}};
+    }
+    if (pages.value() > SIZE_MAX >> machine_.page_shift) {
+        return {region_fault::out_of_memory, {}};
+    }
+    std::size_t const bytes = pages.value() << machine_.page_shift;
+    void* const p = ::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
+    if (p == MAP_FAILED) {
+        return {errno == ENOMEM ? region_fault::out_of_memory : region_fault::refused,
+                {"mmap", errno}};
+    }
+    region_error const e = try_adopt(p, bytes, out);
+    if (e) {
+        ::munmap(p, bytes);
+    }
+    return e;
+}
+
+inline region_error linux_provider::try_release(page_range range) noexcept {
+    if (range.count.value() == 0) {
+        return {region_fault::empty, {}};
+    }
+    if (!regions_.covers(range)) {
+        return {region_fault::not_a_region, {}};
+    }
+    if (!regions_.prepare_cut()) {
+        return {region_fault::out_of_memory, {}};
+    }
+    progress const p = unmerge(space(), range.first, range.count, detail::os::privacy::mapping);
+    if (p.why != status::ok && p.why != status::gone) {
+        return {p.why == status::out_of_memory ? region_fault::out_of_memory
+                                               : region_fault::refused,
+                {"madvise(MADV_POPULATE_WRITE)", p.why == status::out_of_memory ? ENOMEM : EFAULT}};
+    }
+    std::size_t const before = machine_.table.mappings();
+    machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
+    machine_.table.trim(range.first, range.count.value());
+    machine_.budget.forget(before - machine_.table.mappings());
+    regions_.cut(range);
+    return {};
+}
+
+inline detail::os::place linux_provider::next_place(space_id space, page_number first,
+                                                    std::size_t pages) const noexcept {
+    detail::os::region const* const r = regions_.find(first);
+    if (r == nullptr || space != this->space()) {
+        return {first, nullptr, 0, 0};
+    }
+    return {first, address(first),
+            std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()}),
+            r->noreserve ? MAP_NORESERVE : 0};
+}
+
+inline survey_result linux_provider::survey(space_id space, page_number from, coverage,
+                                            std::span<page_run> out) noexcept {
+    if (space != this->space() || machine_.marker.in_child()) {
+        return {};
+    }
+    if (!pagemap_.intact()) {
+        machine_.writers.disable(no_pagemap, {"fstat", EBADF});
+        return {};
+    }
+    KSM_ASSERT(!out.empty(), "a survey needs room for a run");
+    return detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+}
+
+inline promotion linux_provider::promote(space_id space, page_number first,
+                                         page_count pages) noexcept {
+    machine_.budget.refresh(machine_.mappings());
+    if (status const s = machine_.writers.enter(); s != status::ok) {
+        return {frame_id{}, {page_count{0}, s}};
+    }
+    exclusion_guard const guard{&machine_.writers};
+    detail::os::frame_store::reservation const room = machine_.frames.reserve(pages.value());
+    if (room.frames == 0) {
+        return {frame_id{}, {page_count{0}, status::out_of_frames}};
+    }
+    std::size_t done = 0;
+    status why = status::ok;
+    while (done < room.frames && why == status::ok) {
+        page_count const so_far{done};
+        detail::os::place const p = next_place(space, first + so_far, room.frames - done);
+        why = p.pages == 0 ? status::gone
+                           : detail::os::promote_pages(machine_, p, room.first + so_far);
+        done += why == status::ok ? p.pages : 0;
+    }
+    return {room.first, {page_count{done}, why}};
+}
+
+inline progress linux_provider::merge(space_id space, page_number first, page_count pages,
+                                      frame_id frame) noexcept {
+    KSM_ASSERT(machine_.frames.contains(frame + page_count{pages.value() - 1}),
+               "frames of this provider");
+    machine_.budget.refresh(machine_.mappings());
+    if (status const s = machine_.writers.enter(); s != status::ok) {
+        return {page_count{0}, s};
+    }
+    exclusion_guard const guard{&machine_.writers};
+    progress all;
+    while (all.done < pages && all.why == status::ok) {
+        frame_id const f = frame + all.done;
+        std::size_t const most =
+            std::min((pages - all.done).value(), machine_.frames.to_arena_end(f));
+        detail::os::place const p = next_place(space, first + all.done, most);
+        progress const one = p.pages == 0 ? progress{page_count{0}, status::gone}
+                                          : detail::os::merge_pages(machine_, p, f);
+        all.done += one.done;
+        all.why = one.why;
+    }
+    return all;
+}
+
+inline progress linux_provider::merge_zero(space_id space, page_number first,
+                                           page_count pages) noexcept {
+    machine_.budget.refresh(machine_.mappings());
+    if (status const s = machine_.writers.enter(); s != status::ok) {
+        return {page_count{0}, s};
+    }
+    exclusion_guard const guard{&machine_.writers};
+    auto const in_place = [this](page_number page) {
+        detail::os::backing const k = machine_.table.at(page).kind();
+        return k == detail::os::backing::home || k == detail::os::backing::zero;
+    };
+    progress all;
+    while (all.done < pages && all.why == status::ok) {
+        page_number const page = first + all.done;
+        detail::os::place p = next_place(space, page, (pages - all.done).value());
+        std::size_t n = std::min<std::size_t>(p.pages, 1);
+        while (n < p.pages && in_place(page + page_count{n}) == in_place(page)) {
+            ++n;
+        }
+        p.pages = n;
+        progress const one = n == 0 ? progress{page_count{0}, status::gone}
+                                    : detail::os::zero_pages(machine_, p);
+        all.done += one.done;
+        all.why = one.why;
+    }
+    return all;
+}
+
+inline progress linux_provider::unmerge(space_id space, page_number first, page_count pages,
+                                        detail::os::privacy wanted) noexcept {
+    bool const exclusive = machine_.writers.enter() == status::ok;
+    exclusion_guard const guard{exclusive ? &machine_.writers : nullptr};
+    progress all;
+    while (all.done < pages && all.why == status::ok) {
+        detail::os::place const p =
+            next_place(space, first + all.done, (pages - all.done).value());
+        progress const one =
+            p.pages == 0
+                ? progress{page_count{0}, status::gone}
+                : detail::os::unmerge_pages(machine_, scratch_, p, wanted, exclusive);
+        all.done += one.done;
+        all.why = one.why;
+    }
+    return all;
+}
+
+static_assert(check_page_provider<linux_provider>());
+static_assert(has_zero_merging<linux_provider>);
+
+KSM_NAMESPACE_END
+
+#endif

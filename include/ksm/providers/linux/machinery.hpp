@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSL-1.0
+// What the operations of the Linux provider share.
+#ifndef KSM_PROVIDERS_LINUX_MACHINERY_HPP
+#define KSM_PROVIDERS_LINUX_MACHINERY_HPP
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include <ksm/providers/linux/fork_marker.hpp>
+#include <ksm/providers/linux/frame_store.hpp>
+#include <ksm/providers/linux/live_memory.hpp>
+#include <ksm/providers/linux/mapping_budget.hpp>
+#include <ksm/providers/linux/options.hpp>
+#include <ksm/providers/linux/page_table.hpp>
+#include <ksm/providers/linux/write_window.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// More pages make a window long for the writers that wait; fewer make merging dear: opening and
+/// closing a window costs as much as merging ten pages of a run.
+inline constexpr std::size_t window_pages = 128;
+
+/// Pages of one region, at most `window_pages` where a window is opened on them.
+struct place {
+    page_number first;
+    std::byte* at;
+    std::size_t pages;
+    int map_flags; ///< What a mapping that replaces them needs besides MAP_PRIVATE.
+};
+
+struct machinery {
+    explicit machinery(linux_options const& options) noexcept
+        : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
+          frames(page, options.arena_pages), table(frames.arena_shift()),
+          budget(options.mapping_share, options.max_mappings), writers(options, marker) {}
+
+    [[nodiscard]] std::byte* address(page_number p) const noexcept {
+        return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
+    }
+    /// Mappings that exist because of merging.
+    [[nodiscard]] std::size_t mappings() const noexcept {
+        return table.mappings() + frames.arenas();
+    }
+    [[nodiscard]] bool affordable(page_number first, std::size_t pages,
+                                  page_entry entry) const noexcept {
+        return budget.allows(mappings(), table.cost(first, pages, entry));
+    }
+
+    /// Pages could not be given another mapping; they are as they were.
+    [[nodiscard]] status refused(char const* call, int error, bool hole) noexcept {
+        refusal const r = mapping_refused(error, hole);
+        if (r.why == status::out_of_mappings) {
+            budget.exhausted(mappings());
+        } else if (r.disable) {
+            writers.disable("A system call failed in a way that it should not: see refusal.",
+                            {call, error});
+        }
+        return r.why;
+    }
+
+    /// Inside a window, after a replacement failed. The kernel takes the old mapping away before it
+    /// allocates the new one; when that fails, a hole is left. Puts the content there again.
+    /// \returns True if there was a hole: the pages are anonymous memory now.
+    [[nodiscard]] bool repair(std::byte* at, std::size_t pages, std::byte const* content,
+                              int map_flags) const noexcept {
+        std::size_t const bytes = pages * page;
+        if (!has_hole(at, bytes, page)) {
+            return false;
+        }
+        void* const got = ::mmap(at, bytes, read_write,
+                                 anonymous | map_fixed_noreplace | map_flags, -1, 0);
+        if (got != at) {
+            return false; // partly mapped: the application unmapped it, not the kernel
+        }
+        live_copy(at, content, bytes);
+        return true;
+    }
+
+    std::size_t page;
+    unsigned page_shift;
+    fork_marker marker;
+    frame_store frames;
+    page_table table;
+    mapping_budget budget;
+    exclusion writers;
+    std::uint32_t displacements = 0;
+};
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif

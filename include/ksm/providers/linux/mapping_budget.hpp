@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: BSL-1.0
+// How many mappings merging may use. A process that reaches vm.max_map_count cannot even malloc,
+// so the budget is a share of what the application leaves, and the rest stays untouched.
+#ifndef KSM_PROVIDERS_LINUX_MAPPING_BUDGET_HPP
+#define KSM_PROVIDERS_LINUX_MAPPING_BUDGET_HPP
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <time.h>
+
+#include <ksm/providers/linux/syscalls.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// Lines of /proc/self/maps; 0 if it cannot be read.
+[[nodiscard]] inline std::size_t count_mappings() noexcept {
+    int const fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return 0;
+    }
+    char text[4096];
+    std::size_t lines = 0;
+    for (ssize_t n; (n = ::read(fd, text, sizeof text)) > 0;) {
+        lines += static_cast<std::size_t>(std::count(text, text + n, '\n'));
+    }
+    ::close(fd);
+    return lines;
+}
+
+class mapping_budget {
+  public:
+    /// Left to the application whatever happens.
+    static constexpr std::size_t reserve = 8192;
+
+    mapping_budget(double share, std::size_t most) noexcept
+        : share_(share > 0 ? std::min(share, 1.0) : 0), most_(most),
+          max_map_count_(number_in_file("/proc/sys/vm/max_map_count", 65530)) {
+        count(0);
+    }
+
+    [[nodiscard]] std::size_t max_map_count() const noexcept { return max_map_count_; }
+    [[nodiscard]] std::size_t limit() const noexcept { return std::min(limit_, ceiling_); }
+
+    [[nodiscard]] bool allows(std::size_t used, std::ptrdiff_t more) const noexcept {
+        return more <= 0 || used + static_cast<std::size_t>(more) <= limit();
+    }
+
+    /// Counts anew when what was counted is a minute old, or merging has used up an eighth of what
+    /// it was allowed then. Counting costs about a microsecond a mapping.
+    void refresh(std::size_t used) noexcept {
+        std::size_t const step = std::max<std::size_t>(limit_ / 8, 64);
+        if (used > counted_at_use_ + step || seconds() >= counted_at_ + 60) {
+            count(used);
+        }
+    }
+
+    /// The kernel refused a mapping although the budget allowed it: stay below what is used until
+    /// the next count shows room.
+    void exhausted(std::size_t used) noexcept {
+        count(used);
+        ceiling_ = used;
+    }
+
+    /// Mappings that merging made are the application's from now on.
+    void forget(std::size_t mappings) noexcept { others_ += mappings; }
+
+  private:
+    [[nodiscard]] static std::int64_t seconds() noexcept {
+        timespec now{};
+        ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        return now.tv_sec;
+    }
+
+    void count(std::size_t used) noexcept {
+        std::size_t const all = count_mappings();
+        if (all != 0) {
+            others_ = all > used ? all - used : 0;
+        }
+        std::size_t const free = max_map_count_ > others_ ? max_map_count_ - others_ : 0;
+        std::size_t const share = static_cast<std::size_t>(share_ * static_cast<double>(free));
+        limit_ = std::min(share, free > reserve ? free - reserve : 0);
+        if (most_ != 0) {
+            limit_ = std::min(limit_, most_);
+        }
+        ceiling_ = limit_;
+        counted_at_use_ = used;
+        counted_at_ = seconds();
+    }
+
+    double share_;
+    std::size_t most_;
+    std::size_t max_map_count_;
+    std::size_t others_ = 0; ///< Mappings that are not ours.
+    std::size_t limit_ = 0;
+    std::size_t ceiling_ = 0;
+    std::size_t counted_at_use_ = 0;
+    std::int64_t counted_at_ = 0;
+};
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSL-1.0
+// What the application promises the Linux provider, and what the provider says of itself.
+#ifndef KSM_PROVIDERS_LINUX_OPTIONS_HPP
+#define KSM_PROVIDERS_LINUX_OPTIONS_HPP
+
+#include <cstddef>
+#include <cstdint>
+
+#include <ksm/providers/linux/os_error.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+
+/// How writers are kept out of a page between its comparison and its replacement.
+enum class write_exclusion : std::uint8_t {
+    automatic, ///< `mprotect` if its promises are given, else `quiescent` if that is safe, else off.
+    quiescent, ///< A promise, freeze and thaw hooks, or a process with exactly one thread.
+    mprotect,  ///< Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
+    off,       ///< Nothing is merged; surveys, views and unmerging work.
+};
+
+/// \requires Promises that are true: each is trusted with the application's data.
+struct linux_options {
+    write_exclusion strategy = write_exclusion::automatic;
+
+    /// Promise: while the provider merges or unmerges, no system call of another thread writes
+    /// into a region (read, recv, ...: they would fail with EFAULT, and a datagram would be lost),
+    /// and no thread that writes to a region blocks SIGSEGV.
+    bool no_syscall_io = false;
+    /// Promise: no page of a region is pinned for I/O (io_uring fixed buffers, O_DIRECT, RDMA).
+    bool no_pinned_io = false;
+    /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
+    /// provider or of an engine that uses it.
+    bool quiescent = false;
+
+    /// Stops every writer; answers false if it cannot now (the call then answers `busy`). It runs
+    /// once in a public call, outside of every write window.
+    bool (*freeze)(void* context) noexcept = nullptr;
+    /// Undoes `freeze`, also one that answered false.
+    void (*thaw)(void* context) noexcept = nullptr;
+    void* freeze_context = nullptr;
+
+    /// Share of the mappings that the application does not use (vm.max_map_count) that merging may
+    /// take. Whatever it says, 8192 are left.
+    double mapping_share = 0.5;
+    /// An upper limit to that; 0: none.
+    std::size_t max_mappings = 0;
+    /// Frames of one memfd. Rounded to a power of two of 64 or more.
+    std::size_t arena_pages = 16384;
+};
+
+/// What the provider can do at this moment.
+struct linux_capabilities {
+    /// In force now: quiescent, mprotect, or off.
+    write_exclusion strategy = write_exclusion::off;
+    /// One sentence: why this strategy, or what to promise in order to have one.
+    char const* reason = "";
+    /// The call that made the provider fall back; empty if none did.
+    os_error refusal;
+    /// vm.max_map_count.
+    std::size_t max_map_count = 0;
+    /// Mappings that merging may use.
+    std::size_t mapping_budget = 0;
+};
+
+/// What merging costs and has got hold of.
+struct linux_usage {
+    std::size_t mappings_used = 0;  ///< Mappings that exist because of merging.
+    std::size_t mapping_budget = 0; ///< Their limit.
+    std::size_t frames_live = 0;    ///< Stable frames that are not released.
+    std::size_t frames_dead = 0;    ///< Released; their memory is kept in this version.
+    std::size_t frame_bytes = 0;    ///< Memory of both.
+    std::size_t metadata_bytes = 0; ///< Own memory, frames not counted.
+    std::size_t regions = 0;
+    std::size_t region_pages = 0;
+};
+
+KSM_NAMESPACE_END
+
+#endif

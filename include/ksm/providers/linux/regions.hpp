@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSL-1.0
+// The ranges of memory that the application has given to the provider, in address order.
+#ifndef KSM_PROVIDERS_LINUX_REGIONS_HPP
+#define KSM_PROVIDERS_LINUX_REGIONS_HPP
+
+#include <algorithm>
+#include <cstddef>
+
+#include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/types.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+struct region {
+    page_range pages;
+    bool noreserve; ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+};
+
+class region_list {
+  public:
+    [[nodiscard]] std::size_t size() const noexcept { return list_.size(); }
+    [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
+    [[nodiscard]] std::size_t bytes() const noexcept { return list_.bytes(); }
+
+    /// The region that holds the page, or null.
+    [[nodiscard]] region const* find(page_number page) const noexcept {
+        if (last_ < list_.size() && list_[last_].pages.contains(page)) {
+            return &list_[last_];
+        }
+        region const* const r = at_or_after(page);
+        if (r == nullptr || !r->pages.contains(page)) {
+            return nullptr;
+        }
+        last_ = static_cast<std::size_t>(r - list_.begin());
+        return r;
+    }
+    /// The first region that ends after the page, or null.
+    [[nodiscard]] region const* at_or_after(page_number page) const noexcept {
+        region const* const r = std::upper_bound(
+            list_.begin(), list_.end(), page,
+            [](page_number p, region const& q) { return p < q.pages.end(); });
+        return r == list_.end() ? nullptr : r;
+    }
+    [[nodiscard]] bool overlaps(page_range range) const noexcept {
+        region const* const r = at_or_after(range.first);
+        return r != nullptr && r->pages.first < range.end();
+    }
+    [[nodiscard]] bool covers(page_range range) const noexcept {
+        page_number p = range.first;
+        while (p < range.end()) {
+            region const* const r = find(p);
+            if (r == nullptr) {
+                return false;
+            }
+            p = r->pages.end();
+        }
+        return true;
+    }
+
+    /// False: no memory. \requires The range overlaps no region.
+    [[nodiscard]] bool add(region const& r) noexcept {
+        if (!list_.reserve(list_.size() + 1)) {
+            return false;
+        }
+        region const* const after = at_or_after(r.pages.first);
+        list_.insert(after == nullptr ? list_.size()
+                                      : static_cast<std::size_t>(after - list_.begin()),
+                     r);
+        pages_ += r.pages.count.value();
+        return true;
+    }
+
+    /// Makes it certain that a range can be cut out, which may leave two pieces of a region.
+    [[nodiscard]] bool prepare_cut() noexcept { return list_.reserve(list_.size() + 1); }
+
+    /// \requires `covers(range)`, `prepare_cut()`.
+    void cut(page_range range) noexcept {
+        while (region const* const r = at_or_after(range.first)) {
+            if (r->pages.first >= range.end()) {
+                break;
+            }
+            auto const i = static_cast<std::size_t>(r - list_.begin());
+            region const whole = *r;
+            list_.erase(i);
+            if (range.end() < whole.pages.end()) {
+                list_.insert(i, {{range.end(), whole.pages.end() - range.end()},
+                                 whole.noreserve});
+            }
+            if (whole.pages.first < range.first) {
+                list_.insert(i, {{whole.pages.first, range.first - whole.pages.first},
+                                 whole.noreserve});
+            }
+        }
+        pages_ -= range.count.value();
+    }
+
+  private:
+    own_array<region> list_;
+    std::size_t pages_ = 0;
+    mutable std::size_t last_ = 0;
+};
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif

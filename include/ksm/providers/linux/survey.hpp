@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: BSL-1.0
+// Lists the pages of the regions with what the kernel's page table and ours say of them.
+#ifndef KSM_PROVIDERS_LINUX_SURVEY_HPP
+#define KSM_PROVIDERS_LINUX_SURVEY_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/pagemap.hpp>
+#include <ksm/providers/linux/regions.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// Joins pages of one state to runs.
+class run_list {
+  public:
+    explicit run_list(std::span<page_run> out) noexcept : out_(out) {}
+
+    /// False: no room; the page was not listed.
+    [[nodiscard]] bool add(page_number page, page_state state, frame_id frame) noexcept {
+        if (size_ != 0) {
+            page_run& r = out_[size_ - 1];
+            if (r.state == state && r.first + r.pages == page &&
+                (state != page_state::merged || r.frame + r.pages == frame)) {
+                r.pages += page_count{1};
+                return true;
+            }
+        }
+        if (size_ == out_.size()) {
+            return false;
+        }
+        out_[size_] = page_run{};
+        out_[size_].first = page;
+        out_[size_].pages = page_count{1};
+        out_[size_].state = state;
+        out_[size_].frame = frame;
+        ++size_;
+        return true;
+    }
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+  private:
+    std::span<page_run> out_;
+    std::size_t size_ = 0;
+};
+
+/// What to say of a page, and what its entry becomes when that has been said.
+struct finding {
+    page_state state;
+    page_entry becomes;
+};
+
+[[nodiscard]] inline finding examine_page(machinery const& m, page_number page, page_entry entry,
+                                          pagemap_entry kernel) noexcept {
+    switch (entry.kind()) {
+    case backing::home:
+    case backing::displaced: {
+        if (kernel.file() || !kernel.anonymous()) {
+            return {page_state::gone, entry};
+        }
+        // What is present but not ours alone is the zero page, which a read put there and which
+        // costs nothing, or shared with a forked child.
+        bool const nothing = kernel.present() && !kernel.exclusive() &&
+                             live_zero(m.address(page), m.page);
+        return {nothing ? page_state::gone : page_state::unknown, entry};
+    }
+    case backing::zero: {
+        bool const still = !kernel.swapped() && !kernel.exclusive() &&
+                           (!kernel.present() || live_zero(m.address(page), m.page));
+        return still ? finding{page_state::zero, entry}
+                     : finding{page_state::written, page_entry::home()};
+    }
+    case backing::merged:
+        if (kernel.anonymous()) {
+            return {page_state::written, page_entry::broken(entry.frame())};
+        }
+        return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged,
+                entry};
+    case backing::broken:
+        if (!kernel.anonymous()) {
+            // The application gave the copy back (MADV_DONTNEED): the frame shows again.
+            auto const e = page_entry::merged(entry.frame());
+            return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged,
+                    e};
+        }
+        return {page_state::unknown, entry};
+    }
+    return {page_state::gone, entry};
+}
+
+/// \requires `out` is not empty.
+[[nodiscard]] inline survey_result survey_regions(machinery& m, pagemap& kernel,
+                                                  region_list const& regions, page_number from,
+                                                  std::span<page_run> out) noexcept {
+    run_list runs{out};
+    while (region const* const r = regions.at_or_after(from)) {
+        page_number page = from < r->pages.first ? r->pages.first : from;
+        while (page < r->pages.end()) {
+            std::span<std::uint64_t const> const entries =
+                kernel.read(page, (r->pages.end() - page).value());
+            if (entries.empty()) {
+                break; // the kernel does not tell: nothing can be said of these pages
+            }
+            for (std::size_t i = 0; i < entries.size();) {
+                page_number const chunk = page + page_count{i};
+                std::size_t const left =
+                    page_table::chunk_pages - chunk.value() % page_table::chunk_pages;
+                std::size_t const stop = entries.size() - i < left ? entries.size() : i + left;
+                page_entry const* const row = m.table.row(chunk);
+                for (std::size_t const start = i; i < stop; ++i) {
+                    page_number const p = page + page_count{i};
+                    page_entry const entry =
+                        row == nullptr ? page_entry::home() : row[i - start];
+                    finding const f = examine_page(m, p, entry, pagemap_entry{entries[i]});
+                    if (f.state == page_state::gone) {
+                        continue;
+                    }
+                    frame_id const frame =
+                        f.state == page_state::merged ? f.becomes.frame() : frame_id{};
+                    if (!runs.add(p, f.state, frame)) {
+                        return {runs.size(), p, false, coverage::every_page};
+                    }
+                    if (f.becomes != entry) {
+                        m.table.set(p, 1, f.becomes);
+                    }
+                }
+            }
+            page += page_count{entries.size()};
+        }
+        from = r->pages.end();
+    }
+    return {runs.size(), from, true, coverage::every_page};
+}
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: BSL-1.0
+// The system calls of the provider: thin, errno as the result, no allocation. What each errno
+// means to a caller of the provider is decided here.
+#ifndef KSM_PROVIDERS_LINUX_SYSCALLS_HPP
+#define KSM_PROVIDERS_LINUX_SYSCALLS_HPP
+
+#include <cerrno>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <ksm/outcome.hpp>
+#include <ksm/providers/linux/os_error.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+// Newer than the headers of some systems that the library is compiled on.
+inline constexpr int madv_populate_write = 23;   // Linux 5.14
+inline constexpr int mremap_dontunmap = 4;       // Linux 5.7
+inline constexpr unsigned mfd_noexec_seal = 8U;  // Linux 6.3
+inline constexpr int map_fixed_noreplace = 0x100000; // Linux 4.17
+
+inline constexpr int read_write = PROT_READ | PROT_WRITE;
+inline constexpr int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
+
+/// 0 or errno.
+[[nodiscard]] inline int map_at(void* at, std::size_t bytes, int protection, int flags,
+                                int file = -1, std::uint64_t offset = 0) noexcept {
+    void* const got =
+        ::mmap(at, bytes, protection, flags | MAP_FIXED, file, static_cast<off_t>(offset));
+    return got == MAP_FAILED ? errno : 0;
+}
+[[nodiscard]] inline int protect(void* at, std::size_t bytes, int protection) noexcept {
+    return ::mprotect(at, bytes, protection) != 0 ? errno : 0;
+}
+[[nodiscard]] inline int advise(void* at, std::size_t bytes, int advice) noexcept {
+    return ::madvise(at, bytes, advice) != 0 ? errno : 0;
+}
+
+[[nodiscard]] inline int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
+
+inline void futex_wait(std::uint32_t const* word, std::uint32_t while_it_is) noexcept {
+    ::syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_it_is, nullptr, nullptr, 0);
+}
+inline void futex_wake_all(std::uint32_t const* word) noexcept {
+    ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+[[nodiscard]] inline std::size_t page_bytes() noexcept {
+    return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// True when a part of the range is not mapped at all.
+[[nodiscard]] inline bool has_hole(std::byte* at, std::size_t bytes, std::size_t page) noexcept {
+    unsigned char resident[128];
+    std::size_t const step = sizeof resident * page;
+    for (std::size_t i = 0; i < bytes; i += step) {
+        if (::mincore(at + i, bytes - i < step ? bytes - i : step, resident) != 0 &&
+            errno == ENOMEM) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// What it means that pages could not be given another mapping or protection. The pages are as
+/// they were. `disable` says that the error can only come from a fault of the provider, or from an
+/// application that closed its descriptors: it must not go on.
+struct refusal {
+    status why;
+    bool disable = false;
+};
+[[nodiscard]] inline refusal mapping_refused(int error, bool hole) noexcept {
+    switch (error) {
+    case ENOMEM: return {hole ? status::gone : status::out_of_mappings};
+    case EAGAIN: // mlockall(MCL_FUTURE)
+    case EPERM:  // sealed
+    case EACCES: // a security module
+        return {status::refused};
+    default: return {status::refused, true};
+    }
+}
+
+/// A descriptor that notices when somebody else closed it. Applications that close all
+/// descriptors close ours, and the number may name another file by then.
+class descriptor {
+  public:
+    constexpr descriptor() = default;
+    explicit descriptor(int fd) noexcept : fd_(fd) {
+        struct stat s;
+        if (fd_ >= 0 && ::fstat(fd_, &s) == 0) {
+            device_ = s.st_dev;
+            inode_ = s.st_ino;
+        }
+    }
+    [[nodiscard]] int get() const noexcept { return fd_; }
+    [[nodiscard]] bool is_open() const noexcept { return fd_ >= 0; }
+
+    /// Still the file that it was opened for. `links`, when given, receives its link count.
+    [[nodiscard]] bool intact(std::size_t* links = nullptr) const noexcept {
+        struct stat s;
+        if (fd_ < 0 || ::fstat(fd_, &s) != 0 || s.st_dev != device_ || s.st_ino != inode_) {
+            return false;
+        }
+        if (links != nullptr) {
+            *links = static_cast<std::size_t>(s.st_nlink);
+        }
+        return true;
+    }
+    void close() noexcept {
+        if (intact()) {
+            ::close(fd_);
+        }
+        fd_ = -1;
+    }
+
+  private:
+    int fd_ = -1;
+    dev_t device_ = 0;
+    ino_t inode_ = 0;
+};
+
+/// A small number in a file such as /proc/sys/vm/max_map_count, or `otherwise`.
+[[nodiscard]] inline std::size_t number_in_file(char const* path, std::size_t otherwise) noexcept {
+    int const fd = ::open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return otherwise;
+    }
+    char text[32];
+    ssize_t const n = ::read(fd, text, sizeof text);
+    ::close(fd);
+    std::size_t value = 0;
+    ssize_t i = 0;
+    for (; i < n && text[i] >= '0' && text[i] <= '9'; ++i) {
+        value = value * 10 + static_cast<std::size_t>(text[i] - '0');
+    }
+    return i > 0 ? value : otherwise;
+}
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: BSL-1.0
+// Gives pages private copies again. Where writers can be excluded, a prepared copy is moved into
+// the page's place, which is anonymous memory then; readers see the old page or the new one.
+// Otherwise, and at the limit of mappings, a write fault without a write breaks copy-on-write: the
+// copy is private, too, but the mapping stays one of the frame.
+#ifndef KSM_PROVIDERS_LINUX_UNMERGING_HPP
+#define KSM_PROVIDERS_LINUX_UNMERGING_HPP
+
+#include <cstddef>
+
+#include <ksm/outcome.hpp>
+#include <ksm/providers/linux/machinery.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// Where copies are prepared: `window_pages` pages between guards.
+class scratch_memory {
+  public:
+    scratch_memory() = default;
+    ~scratch_memory() {
+        if (guard_ != nullptr) {
+            ::munmap(guard_, bytes_);
+        }
+    }
+    scratch_memory(scratch_memory const&) = delete;
+    scratch_memory& operator=(scratch_memory const&) = delete;
+
+    /// Null: no memory.
+    [[nodiscard]] std::byte* get(std::size_t page) noexcept {
+        if (guard_ == nullptr) {
+            std::size_t const bytes = (window_pages + 2) * page;
+            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
+            if (g == MAP_FAILED) {
+                return nullptr;
+            }
+            if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
+                ::munmap(g, bytes);
+                return nullptr;
+            }
+            guard_ = g;
+            bytes_ = bytes;
+        }
+        return static_cast<std::byte*>(guard_) + page;
+    }
+
+  private:
+    void* guard_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+enum class displacement : unsigned char { done, not_possible, no_memory };
+
+/// One window. \requires The pages map frames, the provider has entered.
+[[nodiscard]] inline displacement displace_pages(machinery& m, scratch_memory& scratch,
+                                                 place const& p) noexcept {
+    auto const entry = page_entry::displaced(m.displacements);
+    std::byte* const copy = scratch.get(m.page);
+    std::size_t const bytes = p.pages * m.page;
+    if (copy == nullptr || !m.affordable(p.first, p.pages, entry)) {
+        return displacement::not_possible;
+    }
+    // Fault the copies in here: in the window it would keep writers waiting, and memory that is
+    // refused would be a signal.
+    if (int const e = advise(copy, bytes, madv_populate_write); e == ENOMEM || e == EFAULT) {
+        return displacement::no_memory;
+    }
+    int error = 0;
+    bool repaired = false;
+    {
+        write_window window{m.writers, p.at, bytes, m.page};
+        if (window.why() != status::ok) {
+            return displacement::not_possible;
+        }
+        live_copy(copy, p.at, bytes);
+        if (window.aborted()) {
+            return displacement::not_possible;
+        }
+        // MREMAP_DONTUNMAP keeps the scratch: its hole could be taken by another thread.
+        void* const got = ::mremap(copy, bytes, bytes,
+                                   MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
+        error = got == MAP_FAILED ? errno : 0;
+        repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
+    }
+    if (error == 0) {
+        m.table.set(p.first, p.pages, entry);
+        m.displacements += static_cast<std::uint32_t>(p.pages) + 1;
+        return displacement::done;
+    }
+    static_cast<void>(advise(copy, bytes, MADV_DONTNEED));
+    if (repaired) {
+        m.table.set(p.first, p.pages, page_entry::home());
+        return displacement::done;
+    }
+    return displacement::not_possible;
+}
+
+/// \requires The pages are merged or broken.
+[[nodiscard]] inline status break_cow(machinery& m, place const& p) noexcept {
+    switch (advise(p.at, p.pages * m.page, madv_populate_write)) {
+    case 0: break;
+    case EINVAL: // before Linux 5.14
+        for (std::size_t i = 0; i < p.pages; ++i) {
+            live_touch(p.at + i * m.page);
+        }
+        break;
+    case ENOMEM:
+        return has_hole(p.at, p.pages * m.page, m.page) ? status::gone : status::out_of_memory;
+    case EAGAIN: return status::busy;
+    default: return status::refused; // EFAULT, EHWPOISON: the kernel cannot read the frame
+    }
+    for (std::size_t i = 0; i < p.pages; ++i) {
+        page_number const page = p.first + page_count{i};
+        m.table.set(page, 1, page_entry::broken(m.table.at(page).frame()));
+    }
+    return status::ok;
+}
+
+/// How far `unmerge_pages` goes.
+enum class privacy : unsigned char {
+    content, ///< A private copy: a page whose copy-on-write is broken is one.
+    mapping, ///< Anonymous memory, if that is possible now.
+};
+
+/// \requires `pages <= window_pages`.
+[[nodiscard]] inline progress unmerge_pages(machinery& m, scratch_memory& scratch, place const& p,
+                                            privacy wanted, bool exclusive) noexcept {
+    auto const work = [&](page_number page) {
+        backing const k = m.table.at(page).kind();
+        if (k == backing::merged || (k == backing::broken && wanted == privacy::mapping)) {
+            return backing::merged;
+        }
+        return k == backing::zero ? backing::zero : backing::home;
+    };
+    for (std::size_t i = 0; i < p.pages;) {
+        page_number const first = p.first + page_count{i};
+        backing const kind = work(first);
+        std::size_t n = 1;
+        while (i + n < p.pages && work(first + page_count{n}) == kind) {
+            ++n;
+        }
+        place const run{first, p.at + i * m.page, n, p.map_flags};
+        status why = status::ok;
+        if (kind == backing::merged) {
+            displacement const d = exclusive ? displace_pages(m, scratch, run)
+                                             : displacement::not_possible;
+            if (d == displacement::no_memory) {
+                why = status::out_of_memory;
+            } else if (d == displacement::not_possible) {
+                why = break_cow(m, run);
+            }
+        } else if (kind == backing::zero) {
+            int const e = advise(run.at, n * m.page, madv_populate_write);
+            if (e == EINVAL) {
+                for (std::size_t j = 0; j < n; ++j) {
+                    live_touch(run.at + j * m.page);
+                }
+            } else if (e != 0) {
+                why = e == ENOMEM || e == EFAULT ? status::out_of_memory : status::refused;
+            }
+            if (why == status::ok) {
+                m.table.set(first, n, page_entry::home());
+            }
+        }
+        if (why != status::ok) {
+            return {page_count{i}, why};
+        }
+        i += n;
+    }
+    return {page_count{p.pages}, status::ok};
+}
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif
