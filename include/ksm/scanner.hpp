@@ -154,6 +154,7 @@ class scanner {
     /// to 0; the spaces stay (S12). \returns Why it stopped early; then everything that was not
     /// reached stays merged and known.
     status unmerge_all() noexcept {
+        in_pass_ = false; // also on failure: the cursor may stand in a chunk that goes
         for (detail::space& s : index_.spaces) {
             progress const p = unmerge(s, everything);
             if (p.why != status::ok) {
@@ -165,7 +166,6 @@ class scanner {
             }
             s.known = false;
         }
-        in_pass_ = false;
         index_.counters.full_scans = 0;
         return status::ok;
     }
@@ -342,11 +342,11 @@ class scanner {
 
     progress unmerge(detail::space& s, page_range range) noexcept {
         // The survey makes the books complete: copies that a fork made are merged pages, too.
-        // Those for whose items there is no memory are made private while they are listed.
-        status failed = status::ok;
+        // Pages for whose items there is no memory are made private while they are listed.
+        progress result{range.count, status::ok};
         surveyor_.survey(s, [&](page_run const& run) {
-            if (!s.known && (run.state == page_state::merged || run.state == page_state::zero)) {
-                failed = unmerge_untracked(s, run, range, failed);
+            if (!s.known) {
+                unmerge_untracked(s, run, range, result);
             }
         });
         page_number page = range.first;
@@ -369,25 +369,32 @@ class scanner {
             if (p.why == status::gone) {
                 index_.drop(*index_.find(s, page));
             } else if (p.why != status::ok) {
-                failed = p.why;
+                stop_at(page, p.why, range, result);
                 break;
             }
         }
-        return {failed == status::ok ? range.count : page - range.first, failed};
+        return result;
     }
 
-    status unmerge_untracked(detail::space& s, page_run const& run, page_range range,
-                             status so_far) noexcept {
+    // A page that maps a released frame looks private (I11), so that every state needs it.
+    void unmerge_untracked(detail::space& s, page_run const& run, page_range range,
+                           progress& result) noexcept {
         for (std::size_t i = 0; i < run.pages.value(); ++i) {
             page_number const page = run.first + page_count{i};
             if (range.contains(page) && index_.find(s, page) == nullptr) {
                 progress const p = index_.provider.unmerge(s.id, page, page_count{1});
                 if (p.why != status::ok && p.why != status::gone) {
-                    so_far = p.why;
+                    stop_at(page, p.why, range, result);
                 }
             }
         }
-        return so_far;
+    }
+
+    /// Notes that a page has stayed merged; the first such page counts.
+    static void stop_at(page_number page, status why, page_range range, progress& result) noexcept {
+        if (page - range.first < result.done) {
+            result = {page - range.first, why};
+        }
     }
 
     void made_private(detail::rmap_item& item) noexcept {

@@ -60,6 +60,9 @@ class merger {
         stable_node* node = index_.node_of(frame);
         if (node == nullptr) {
             node = make_stable_node(frame, index_.partitions[item.partition]);
+            if (node != nullptr) {
+                wake_equals_of(*node);
+            }
         }
         if (node == nullptr || node->partition != item.partition) {
             return false;
@@ -101,6 +104,8 @@ class merger {
         a.set_digest(digest);
         a.has_digest = 1;
         if (!settled) {
+            // A provider that tracks changes lists the page again only when it is written.
+            index_.revisit(a);
             return 1;
         }
         if (tunables_.use_zero_pages) {
@@ -217,6 +222,17 @@ class merger {
             p.unstable.insert_by_digest(a);
             enter_unstable(a);
             return 1;
+        }
+    }
+
+    /// Has the pages visited again that wait for a partner and may now have this one.
+    void wake_equals_of(stable_node& node) noexcept {
+        if constexpr (!Policy::drops_unstable_tree) {
+            auto& waiting = index_.partitions[node.partition].unstable;
+            while (rmap_item* const item = waiting.first_with(node.digest)) {
+                index_.detach(*item);
+                index_.revisit(*item);
+            }
         }
     }
 

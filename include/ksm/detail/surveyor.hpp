@@ -25,7 +25,7 @@ class surveyor {
         : index_(index), merger_(m), tunables_(t) {}
 
     /// Surveys a space from end to end. `on_run(run)` sees each run once it is noted.
-    /// \returns Whether the space has any tracked page.
+    /// \returns Whether the space has any page, be it one that there was no memory to track.
     template <class OnRun>
     bool survey(space& s, OnRun&& on_run) noexcept {
         if (s.unsorted) {
@@ -59,7 +59,7 @@ class surveyor {
             }
             from = r.next;
         }
-        return s.items != 0;
+        return s.items != 0 || !s.known;
     }
 
   private:
@@ -103,6 +103,7 @@ class surveyor {
         if (item.where() == item_state::absent) {
             index_.track(item);
         }
+        bool const strays = item.partition != p.index && item.where() == item_state::stable;
         if (item.partition != p.index) {
             index_.detach(item);
             item.partition = p.index & (max_partitions - 1);
@@ -110,10 +111,14 @@ class surveyor {
         }
         switch (run.state) {
         case page_state::merged:
-            if (merger_.adopt(item, frame)) {
+            if (!strays && merger_.adopt(item, frame)) {
                 return;
             }
-            // A frame whose content another frame already stands for: merge the page anew.
+            // A frame whose content another frame already stands for, or (I2) a frame of another
+            // partition, from which the page moved away before it was merged: merge it anew.
+            if (strays || index_.node_of(frame) != nullptr) {
+                (void)index_.provider.unmerge(space_of(item).id, page_of(item), page_count{1});
+            }
             item.untracked = 0;
             c.todo |= bit;
             return;
