@@ -50,15 +50,15 @@ Without FILE: this program, the headers of ksm and the C++ library.
   --keep-running  go on writing and scanning every second until SIGINT or SIGTERM
   --help          print this text
 
-Duplicate pages are counted exactly and without the library: n - 1 of n pages of equal content, all
-pages of zeros. What is saved is what the kernel says: PSS (and swap) before minus after merging;
-all metadata is in it. Each of this must hold:
+Duplicate pages are counted exactly and without the library: n - 1 of n pages of equal content,
+all pages of zeros. What is saved is what the kernel says: PSS (and swap) before minus after
+merging; all metadata is in it. Each of this must hold:
 
   * 90 to 100 % of the duplicates are merged.
-  * PSS falls by their size, less 10 % of it or the metadata if that is more. Program text, which is
-    paged in meanwhile, does not count; stable frames that no page maps do.
-  * The buffers equal their files before and after merging; after a write to each of 1 % of the pages, except
-    for these writes; after these pages were scanned; and after unmerging.
+  * PSS falls by their size, less 10 % of it or the metadata if that is more. Program text, which
+    is paged in meanwhile, does not count; stable frames that no page maps do.
+  * The buffers equal their files before and after merging; after 1 % of the pages were written,
+    except for what was written; after these were scanned again; and after unmerging.
   * After unmerging nothing is shared, and PSS is not less than the size of the buffers.
 
 Exit status: 0 if all holds, 1 if something does not, 2 for wrong usage.
@@ -168,7 +168,8 @@ class demonstration {
 
     void write() {
         heap_.write_to_pages(one_percent());
-        claim_content(fmt::format("{} pages were written, nothing else changed", one_percent()));
+        claim_content(
+            fmt::format("{} pages were written, and nothing else changed", one_percent()));
         (void)scan_until_settled();
         claim_content("still so after these pages were scanned");
     }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <memory_resource>
 #include <numeric>
 #include <random>
@@ -31,23 +33,25 @@ class file_heap {
     /// Copies each file `copies` times, or more often if that makes less than `bytes`.
     /// \requires Not all files are empty.
     file_heap(std::vector<source_file> files, std::size_t copies, std::size_t bytes)
-        : files_(std::move(files)), copies_(std::max(copies, (bytes - 1) / bytes_of_a_copy() + 1)),
+        : files_(std::make_move_iterator(files.begin()), std::make_move_iterator(files.end())),
+          copies_(std::max(copies, (bytes - 1) / bytes_of_a_copy() + 1)),
           arena_(copies_ * bytes_of_a_copy()) {
         std::pmr::monotonic_buffer_resource heap{arena_.bytes().data(), arena_.bytes().size(),
                                                  std::pmr::null_memory_resource()};
-        std::vector<source_file const*> order;
-        for (auto const& file : files_) {
-            if (file.size() != 0) {
-                order.push_back(&file);
-            }
+        std::vector<file_with_copies*> order;
+        order.reserve(files_.size());
+        for (auto& f : files_) {
+            order.push_back(&f);
         }
         for (std::size_t copy = 0; copy < copies_; ++copy) {
             std::ranges::shuffle(order, random_);
-            for (auto const* const file : order) {
-                auto const size = whole_pages(file->size());
-                buffers_.push_back(
-                    {file, {static_cast<std::byte*>(heap.allocate(size, page_size_)), size}});
-                file->read_into(buffers_.back().bytes);
+            for (auto* const f : order) {
+                auto const size = whole_pages(f->file.size());
+                if (size != 0) {
+                    auto* const place = heap.allocate(size, page_size_);
+                    f->copies.emplace_back(static_cast<std::byte*>(place), size);
+                    f->file.read_into(f->copies.back());
+                }
             }
         }
     }
@@ -57,7 +61,9 @@ class file_heap {
     [[nodiscard]] std::size_t pages() const { return bytes().size() / page_size_; }
     [[nodiscard]] std::size_t copies() const { return copies_; }
     [[nodiscard]] std::size_t files() const { return files_.size(); }
-    [[nodiscard]] std::size_t buffers() const { return buffers_.size(); }
+    [[nodiscard]] std::size_t buffers() const {
+        return sum_of_files([](auto const& f) { return f.copies.size(); });
+    }
 
     /// Changes a byte in each of `n` pages that lie anywhere.
     /// \requires `n <= pages()`.
@@ -84,53 +90,63 @@ class file_heap {
     /// Compares every byte with the files, which are read anew, and with what was written since.
     /// \returns What differs, or an empty string.
     [[nodiscard]] std::string verify() const {
-        std::vector<std::byte> piece(std::size_t{64} << 10U);
         std::string fault;
-        for (auto const& [file, bytes] : buffers_) {
+        std::vector<std::byte> piece(std::size_t{64} << 10U);
+        for (auto const& f : files_) {
             auto const compare = [&](std::size_t at, std::span<std::byte> expected) {
-                auto const actual = bytes.subspan(at, expected.size());
-                auto const end = written_.lower_bound(actual.data() + actual.size());
-                for (auto i = written_.lower_bound(actual.data()); i != end; ++i) {
-                    auto& byte = expected[static_cast<std::size_t>(*i - actual.data())];
-                    byte = ~byte;
-                }
-                if (fault.empty() &&
-                    std::memcmp(actual.data(), expected.data(), expected.size()) != 0) {
-                    auto const first = std::ranges::mismatch(actual, expected).in1;
-                    fault = fmt::format("a buffer of {} differs at byte {}", file->path().string(),
-                                        &*first - bytes.data());
+                for (auto const& copy : f.copies) {
+                    auto const actual = copy.subspan(at, expected.size());
+                    invert_written(actual, expected);
+                    if (std::memcmp(actual.data(), expected.data(), actual.size()) != 0) {
+                        auto const first = std::ranges::mismatch(actual, expected).in1;
+                        fault = fmt::format("a buffer of \"{}\" differs at byte {}",
+                                            f.file.path().string(), &*first - copy.data());
+                    }
+                    invert_written(actual, expected);
                 }
             };
-            file->for_each_piece(piece, compare);
-            // The rest of the last page was never written, except by us.
-            auto const at = file->size();
-            std::vector<std::byte> zeros(bytes.size() - at);
-            compare(at, zeros);
+            f.file.for_each_piece(piece, compare);
+            // Nobody but us ever wrote to the rest of the last page.
+            std::vector<std::byte> zeros(whole_pages(f.file.size()) - f.file.size());
+            if (!zeros.empty()) {
+                compare(f.file.size(), zeros);
+            }
         }
         return fault;
     }
 
   private:
-    struct buffer {
-        source_file const* file;
-        std::span<std::byte> bytes;
+    struct file_with_copies {
+        explicit file_with_copies(source_file f) : file(std::move(f)) {}
+        source_file file;
+        std::vector<std::span<std::byte>> copies;
     };
 
+    /// Does to the expected bytes what `write_to_pages` did to those that are to equal them.
+    void invert_written(std::span<std::byte> actual, std::span<std::byte> expected) const {
+        auto const end = written_.lower_bound(actual.data() + actual.size());
+        for (auto i = written_.lower_bound(actual.data()); i != end; ++i) {
+            auto& byte = expected[static_cast<std::size_t>(*i - actual.data())];
+            byte = ~byte;
+        }
+    }
+
+    template <class Value>
+    [[nodiscard]] std::size_t sum_of_files(Value value) const {
+        return std::transform_reduce(files_.begin(), files_.end(), std::size_t{0}, std::plus{},
+                                     value);
+    }
     [[nodiscard]] std::size_t whole_pages(std::size_t bytes) const {
         return (bytes + page_size_ - 1) / page_size_ * page_size_;
     }
     [[nodiscard]] std::size_t bytes_of_a_copy() const {
-        return std::accumulate(files_.begin(), files_.end(), std::size_t{0},
-                               [this](std::size_t sum, source_file const& file) {
-                                   return sum + whole_pages(file.size());
-                               });
+        return sum_of_files([this](auto const& f) { return whole_pages(f.file.size()); });
     }
 
     std::size_t page_size_ = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    std::vector<source_file> files_;
+    std::vector<file_with_copies> files_;
     std::size_t copies_;
     arena arena_;
-    std::vector<buffer> buffers_;
     std::set<std::byte*> written_; // each is inverted
     std::mt19937_64 random_;
 };

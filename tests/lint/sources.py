@@ -24,7 +24,7 @@ for pattern in patterns:
     listed = set(re.findall(r"'([\w./]+)'", build.read_text()))
     for path in sorted(root.glob(pattern)):
         name = path.relative_to(build.parent).as_posix()
-        if name not in listed and name.removesuffix(".cpp") not in listed:
+        if name not in listed and path.stem not in listed:
             faults.append(f"{build.relative_to(root)}: does not list {name}")
 
 print("\n".join(faults))

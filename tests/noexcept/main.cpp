@@ -4,8 +4,15 @@
 #include <cstdio>
 #include <span>
 
+#include <ksm/daemon.hpp>
 #include <ksm/detail/invariants.hpp>
 #include <ksm/ksm.hpp>
+#include <ksm/memory_resource.hpp>
+#include <ksm/providers/faulty.hpp>
+#include <ksm/providers/tracing.hpp>
+#ifdef __linux__
+#include <ksm/providers/linux.hpp>
+#endif
 
 namespace {
 
@@ -21,6 +28,7 @@ void check(bool condition, char const* what) {
 template <class Policy>
 void scan_three_pages() {
     ksm::simulated_provider memory;
+    ksm::memory_resource metadata;
     auto const space = memory.create_space();
     ksm::page_number const first{16};
     memory.map(space, first, ksm::page_count{3});
@@ -30,7 +38,7 @@ void scan_three_pages() {
     check(write(0, std::byte{1}) && write(1, std::byte{1}) && write(2, std::byte{2}),
           "three pages are written, two of them alike");
 
-    ksm::scanner<ksm::simulated_provider, Policy> scanner{memory};
+    ksm::scanner<ksm::simulated_provider, Policy> scanner{memory, &metadata};
     check(scanner.enter(space) == ksm::status::ok, "the space enters");
     for (int pass = 0; pass < 3; ++pass) {
         check(scanner.scan_pass().why == ksm::status::ok, "a pass finds what it needs");

@@ -10,8 +10,7 @@
 
 #define KSM_SKIP(reason)                                                                           \
     do {                                                                                           \
-        std::printf("SKIPPED: %s: %s\n",                                                           \
-                    Catch::getResultCapture().getCurrentTestName().c_str(),                        \
+        std::printf("SKIPPED: %s: %s\n", Catch::getResultCapture().getCurrentTestName().c_str(),   \
                     std::string{reason}.c_str());                                                  \
         SUCCEED("skipped");                                                                        \
         return;                                                                                    \

@@ -103,8 +103,7 @@ class linux_provider {
     [[nodiscard]] promotion promote(space_id space, page_number first, page_count pages) noexcept;
     [[nodiscard]] progress merge(space_id space, page_number first, page_count pages,
                                  frame_id frame) noexcept;
-    [[nodiscard]] progress merge_zero(space_id space, page_number first,
-                                      page_count pages) noexcept;
+    [[nodiscard]] progress merge_zero(space_id space, page_number first, page_count pages) noexcept;
 
     /// Works without write exclusion, without a free mapping, and in a forked child.
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages) noexcept {
@@ -141,8 +140,9 @@ class linux_provider {
 #if KSM_HAS_EXCEPTIONS
     static void raise(region_error e) {
         if (e) {
-            int const code = e.os ? e.os.error : e.what == region_fault::out_of_memory ? ENOMEM
-                                                                                       : EINVAL;
+            int const code = e.os                                    ? e.os.error
+                             : e.what == region_fault::out_of_memory ? ENOMEM
+                                                                     : EINVAL;
             throw std::system_error(code, std::generic_category(), message(e.what));
         }
     }
@@ -383,8 +383,8 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
             ++n;
         }
         p.pages = n;
-        progress const one = n == 0 ? progress{page_count{0}, status::gone}
-                                    : detail::os::zero_pages(machine_, p);
+        progress const one =
+            n == 0 ? progress{page_count{0}, status::gone} : detail::os::zero_pages(machine_, p);
         all.done += one.done;
         all.why = one.why;
     }
@@ -397,12 +397,10 @@ inline progress linux_provider::unmerge(space_id space, page_number first, page_
     exclusion_guard const guard{exclusive ? &machine_.writers : nullptr};
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        detail::os::place const p =
-            next_place(space, first + all.done, (pages - all.done).value());
+        detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
         progress const one =
-            p.pages == 0
-                ? progress{page_count{0}, status::gone}
-                : detail::os::unmerge_pages(machine_, scratch_, p, wanted, exclusive);
+            p.pages == 0 ? progress{page_count{0}, status::gone}
+                         : detail::os::unmerge_pages(machine_, scratch_, p, wanted, exclusive);
         all.done += one.done;
         all.why = one.why;
     }

@@ -23,9 +23,8 @@ namespace detail::os {
 class frame_store {
   public:
     frame_store(std::size_t page, std::size_t arena_pages) noexcept
-        : page_(page), shift_(static_cast<unsigned>(
-                           std::countr_zero(std::bit_ceil(std::clamp<std::size_t>(
-                               arena_pages, 64, std::size_t{1} << 24))))) {}
+        : page_(page), shift_(static_cast<unsigned>(std::countr_zero(std::bit_ceil(
+                           std::clamp<std::size_t>(arena_pages, 64, std::size_t{1} << 24))))) {}
     ~frame_store() {
         // The pages that map a frame keep its file alive, here and in every child.
         for (arena& a : arenas_) {
@@ -104,8 +103,7 @@ class frame_store {
             error = EFBIG;
             return 0;
         }
-        ssize_t const n =
-            ::pwrite(a.file.get(), from, frames * page_, static_cast<off_t>(at));
+        ssize_t const n = ::pwrite(a.file.get(), from, frames * page_, static_cast<off_t>(at));
         error = n < 0 ? errno : 0;
         return n < 0 ? 0 : static_cast<std::size_t>(n) / page_;
     }

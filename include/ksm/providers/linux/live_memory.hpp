@@ -25,8 +25,7 @@
 #endif
 
 #if KSM_DETAIL_PLAIN_LOADS
-#define KSM_DETAIL_LIVE                                                                            \
-    __attribute__((noinline, no_sanitize("thread"), no_sanitize("address")))
+#define KSM_DETAIL_LIVE __attribute__((noinline, no_sanitize("thread"), no_sanitize("address")))
 #else
 #define KSM_DETAIL_LIVE
 #endif

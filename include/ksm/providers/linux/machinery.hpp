@@ -70,10 +70,14 @@ struct machinery {
         if (!has_hole(at, bytes, page)) {
             return false;
         }
-        void* const got = ::mmap(at, bytes, read_write,
-                                 anonymous | map_fixed_noreplace | map_flags, -1, 0);
-        if (got != at) {
-            return false; // partly mapped: the application unmapped it, not the kernel
+        void* const got =
+            ::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
+        if (got == MAP_FAILED) {
+            return false; // partly mapped: the application unmapped the rest, not the kernel
+        }
+        if (got != at) { // before Linux 4.17 the address is a hint
+            ::munmap(got, bytes);
+            return false;
         }
         live_copy(at, content, bytes);
         return true;

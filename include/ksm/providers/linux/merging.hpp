@@ -42,8 +42,8 @@ struct replacement {
         r.aborted = window.aborted();
         if (copied == p.pages && !r.aborted) {
             r.error = m.frames.map(p.at, frame, p.pages, p.map_flags);
-            r.repaired = r.error == ENOMEM &&
-                         m.repair(p.at, p.pages, m.frames.view(frame), p.map_flags);
+            r.repaired =
+                r.error == ENOMEM && m.repair(p.at, p.pages, m.frames.view(frame), p.map_flags);
         }
     }
     if (r.aborted) {
@@ -52,8 +52,8 @@ struct replacement {
     if (copied != p.pages) {
         switch (copy_error) {
         case EFAULT: return status::gone;
-        case EFBIG:  // RLIMIT_FSIZE has been lowered: the next arena is smaller
-        case EPERM:  // somebody sealed it
+        case EFBIG: // RLIMIT_FSIZE has been lowered: the next arena is smaller
+        case EPERM: // somebody sealed it
             m.frames.retire(frame);
             return status::out_of_frames;
         case 0: // short

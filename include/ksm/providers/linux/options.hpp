@@ -13,7 +13,8 @@ KSM_NAMESPACE_BEGIN
 
 /// How writers are kept out of a page between its comparison and its replacement.
 enum class write_exclusion : std::uint8_t {
-    automatic, ///< `mprotect` if its promises are given, else `quiescent` if that is safe, else off.
+    automatic, ///< `mprotect` if its promises are given, else `quiescent` if that is safe, else
+               ///< off.
     quiescent, ///< A promise, freeze and thaw hooks, or a process with exactly one thread.
     mprotect,  ///< Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
     off,       ///< Nothing is merged; surveys, views and unmerging work.

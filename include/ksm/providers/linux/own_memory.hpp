@@ -55,10 +55,9 @@ class own_array {
         std::size_t const page = page_bytes();
         std::size_t const wanted = sizeof(T) * (n > 2 * capacity_ ? n : 2 * capacity_);
         std::size_t const size = (wanted + page - 1) / page * page;
-        void* const p = data_ == nullptr
-                            ? own_map(size)
-                            : ::mremap(data_, (bytes() + page - 1) / page * page, size,
-                                       MREMAP_MAYMOVE);
+        void* const p = data_ == nullptr ? own_map(size)
+                                         : ::mremap(data_, (bytes() + page - 1) / page * page, size,
+                                                    MREMAP_MAYMOVE);
         if (p == nullptr || p == MAP_FAILED) {
             return false;
         }

@@ -62,8 +62,7 @@ class page_entry {
 
     /// The entry of the page `i` pages further in one mapping.
     [[nodiscard]] constexpr page_entry advanced(std::size_t i) const noexcept {
-        return (bits_ & tag_mask) == 0 ? *this
-                                       : page_entry{bits_ + static_cast<std::uint32_t>(i)};
+        return (bits_ & tag_mask) == 0 ? *this : page_entry{bits_ + static_cast<std::uint32_t>(i)};
     }
 
     /// Whether neighbouring pages share one kernel mapping. When the kernel keeps mappings apart
@@ -80,8 +79,8 @@ class page_entry {
         if (a == tag_displaced || b == tag_displaced) {
             return a == b && consecutive;
         }
-        return consecutive && (left.bits_ & max_value) >> arena_shift ==
-                                  (right.bits_ & max_value) >> arena_shift;
+        return consecutive &&
+               (left.bits_ & max_value) >> arena_shift == (right.bits_ & max_value) >> arena_shift;
     }
 
   private:
@@ -189,8 +188,7 @@ class page_table {
         page_entry left = left_of(first);
         for (std::size_t i = 0; i < pages;) {
             page_number const page = first + page_count{i};
-            std::size_t const k =
-                std::min(pages - i, chunk_pages - page.value() % chunk_pages);
+            std::size_t const k = std::min(pages - i, chunk_pages - page.value() % chunk_pages);
             page_entry const* const entries = row(page);
             if (entries == nullptr) {
                 n += !page_entry::joined(left, page_entry::home(), arena_shift_);
@@ -216,9 +214,9 @@ class page_table {
     }
 
     [[nodiscard]] std::size_t position_of(std::uint64_t index) const noexcept {
-        auto const* const p = std::lower_bound(
-            chunks_.begin(), chunks_.end(), index,
-            [](chunk const& c, std::uint64_t i) { return c.index < i; });
+        auto const* const p =
+            std::lower_bound(chunks_.begin(), chunks_.end(), index,
+                             [](chunk const& c, std::uint64_t i) { return c.index < i; });
         return static_cast<std::size_t>(p - chunks_.begin());
     }
     [[nodiscard]] chunk const* find(std::uint64_t index) const noexcept {

@@ -35,7 +35,7 @@ class pagemap_entry {
 
 class pagemap {
   public:
-    static constexpr std::size_t buffer_entries = 16384;
+    static constexpr std::size_t buffer_entries = 4096;
 
     pagemap() noexcept
         : buffer_(static_cast<std::uint64_t*>(own_map(buffer_entries * sizeof(std::uint64_t)))) {

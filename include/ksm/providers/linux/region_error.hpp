@@ -27,7 +27,7 @@ enum class region_fault : std::uint8_t {
     not_a_region,   ///< A part does not belong to a region.
     forked,         ///< The provider belongs to the parent process.
     out_of_memory,
-    refused,        ///< The operating system refused; see `os`.
+    refused, ///< The operating system refused; see `os`.
 };
 
 [[nodiscard]] constexpr char const* message(region_fault f) noexcept {

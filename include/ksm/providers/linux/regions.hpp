@@ -38,9 +38,9 @@ class region_list {
     }
     /// The first region that ends after the page, or null.
     [[nodiscard]] region const* at_or_after(page_number page) const noexcept {
-        region const* const r = std::upper_bound(
-            list_.begin(), list_.end(), page,
-            [](page_number p, region const& q) { return p < q.pages.end(); });
+        region const* const r =
+            std::upper_bound(list_.begin(), list_.end(), page,
+                             [](page_number p, region const& q) { return p < q.pages.end(); });
         return r == list_.end() ? nullptr : r;
     }
     [[nodiscard]] bool overlaps(page_range range) const noexcept {
@@ -65,9 +65,8 @@ class region_list {
             return false;
         }
         region const* const after = at_or_after(r.pages.first);
-        list_.insert(after == nullptr ? list_.size()
-                                      : static_cast<std::size_t>(after - list_.begin()),
-                     r);
+        list_.insert(
+            after == nullptr ? list_.size() : static_cast<std::size_t>(after - list_.begin()), r);
         pages_ += r.pages.count.value();
         return true;
     }
@@ -85,12 +84,11 @@ class region_list {
             region const whole = *r;
             list_.erase(i);
             if (range.end() < whole.pages.end()) {
-                list_.insert(i, {{range.end(), whole.pages.end() - range.end()},
-                                 whole.noreserve});
+                list_.insert(i, {{range.end(), whole.pages.end() - range.end()}, whole.noreserve});
             }
             if (whole.pages.first < range.first) {
-                list_.insert(i, {{whole.pages.first, range.first - whole.pages.first},
-                                 whole.noreserve});
+                list_.insert(
+                    i, {{whole.pages.first, range.first - whole.pages.first}, whole.noreserve});
             }
         }
         pages_ -= range.count.value();

@@ -28,8 +28,8 @@ struct fault_window {
     std::atomic<std::uint32_t> generation{0}; ///< Odd: open. Also the futex word.
     std::atomic<std::uintptr_t> begin{0};
     std::atomic<std::uintptr_t> end{0};
-    std::atomic<int> owner{0};          ///< The merging thread.
-    std::atomic<bool> aborted{false};   ///< The merging thread itself wrote into its window.
+    std::atomic<int> owner{0};        ///< The merging thread.
+    std::atomic<bool> aborted{false}; ///< The merging thread itself wrote into its window.
     std::atomic<std::uint32_t> waiting{0};
     std::atomic<std::atomic<std::uint32_t> const*> marker{nullptr}; ///< See fork_marker.
 };

@@ -65,8 +65,8 @@ struct finding {
         }
         // What is present but not ours alone is the zero page, which a read put there and which
         // costs nothing, or shared with a forked child.
-        bool const nothing = kernel.present() && !kernel.exclusive() &&
-                             live_zero(m.address(page), m.page);
+        bool const nothing =
+            kernel.present() && !kernel.exclusive() && live_zero(m.address(page), m.page);
         return {nothing ? page_state::gone : page_state::unknown, entry};
     }
     case backing::zero: {
@@ -79,14 +79,12 @@ struct finding {
         if (kernel.anonymous()) {
             return {page_state::written, page_entry::broken(entry.frame())};
         }
-        return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged,
-                entry};
+        return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged, entry};
     case backing::broken:
         if (!kernel.anonymous()) {
             // The application gave the copy back (MADV_DONTNEED): the frame shows again.
             auto const e = page_entry::merged(entry.frame());
-            return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged,
-                    e};
+            return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged, e};
         }
         return {page_state::unknown, entry};
     }
@@ -114,8 +112,7 @@ struct finding {
                 page_entry const* const row = m.table.row(chunk);
                 for (std::size_t const start = i; i < stop; ++i) {
                     page_number const p = page + page_count{i};
-                    page_entry const entry =
-                        row == nullptr ? page_entry::home() : row[i - start];
+                    page_entry const entry = row == nullptr ? page_entry::home() : row[i - start];
                     finding const f = examine_page(m, p, entry, pagemap_entry{entries[i]});
                     if (f.state == page_state::gone) {
                         continue;

@@ -78,8 +78,8 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
             return displacement::not_possible;
         }
         // MREMAP_DONTUNMAP keeps the scratch: its hole could be taken by another thread.
-        void* const got = ::mremap(copy, bytes, bytes,
-                                   MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
+        void* const got =
+            ::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
         error = got == MAP_FAILED ? errno : 0;
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
     }
@@ -143,8 +143,8 @@ enum class privacy : unsigned char {
         place const run{first, p.at + i * m.page, n, p.map_flags};
         status why = status::ok;
         if (kind == backing::merged) {
-            displacement const d = exclusive ? displace_pages(m, scratch, run)
-                                             : displacement::not_possible;
+            displacement const d =
+                exclusive ? displace_pages(m, scratch, run) : displacement::not_possible;
             if (d == displacement::no_memory) {
                 why = status::out_of_memory;
             } else if (d == displacement::not_possible) {
@@ -157,7 +157,9 @@ enum class privacy : unsigned char {
                     live_touch(run.at + j * m.page);
                 }
             } else if (e != 0) {
-                why = e == ENOMEM || e == EFAULT ? status::out_of_memory : status::refused;
+                why = e == ENOMEM   ? status::out_of_memory
+                      : e == EAGAIN ? status::busy
+                                    : status::refused;
             }
             if (why == status::ok) {
                 m.table.set(first, n, page_entry::home());

@@ -71,9 +71,7 @@ class line_reader {
 [[nodiscard]] inline region_fault judge_flags(std::string_view flags, bool& noreserve) noexcept {
     noreserve = false;
     auto fault = region_fault::none;
-    auto const complain = [&](region_fault f) {
-        fault = fault == region_fault::none ? f : fault;
-    };
+    auto const complain = [&](region_fault f) { fault = fault == region_fault::none ? f : fault; };
     bool readable = false;
     bool writable = false;
     for (std::string_view f = word(flags); !f.empty(); f = word(flags)) {

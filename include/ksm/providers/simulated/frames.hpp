@@ -126,7 +126,7 @@ class simulated_frames {
         if (std::ranges::any_of(zeros_, [](std::byte b) { return b != std::byte{}; })) {
             return "the zero page changed (I3)";
         }
-        return {};
+        return "";
     }
 
   private:
