@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: BSL-1.0
+// expect: ksm: PageProvider needs `std::span<std::byte const> view(space_id, page_number) noexcept`
+#include "complete_provider.hpp"
+
+struct provider : complete_provider {
+    std::span<std::byte const> view(ksm::frame_id) noexcept { return {}; }
+};
+static_assert(ksm::check_page_provider<provider>());

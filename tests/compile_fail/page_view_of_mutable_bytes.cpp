@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: BSL-1.0
+// expect: ksm: PageProvider needs `std::span<std::byte const> view(space_id, page_number) noexcept`
+#include "complete_provider.hpp"
+
+struct provider : complete_provider {
+    using complete_provider::view;
+    std::span<std::byte> view(ksm::space_id, ksm::page_number) noexcept { return {}; }
+};
+static_assert(ksm::check_page_provider<provider>());

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSL-1.0
+#include <cstdlib>
+#include <thread>
+
+#include "linux_support.hpp"
+
+using namespace linux_test;
+
+namespace {
+
+bool application_works() {
+    void* volatile p = std::malloc(64 << 20);
+    bool ran = false;
+    std::thread{[&] { ran = true; }}.join();
+    bool const works = p != nullptr && ran;
+    std::free(p);
+    return works;
+}
+
+/// Merges every second page, onto one frame, as far as it goes.
+progress merge_scattered(linux_provider& p, memory& m, frame_id frame) {
+    std::size_t n = 0;
+    for (std::size_t i = 2; i < m.size(); i += 2, ++n) {
+        m.fill(i, 1);
+        progress const one = p.merge(p.space(), m.page(i), pages(1), frame);
+        if (one.why != status::ok) {
+            return {pages(n), one.why};
+        }
+    }
+    return {pages(n), status::ok};
+}
+
+/// Uses up the mappings of the process. \returns The pages that it took, or null if it cannot.
+std::byte* use_up(std::size_t max_map_count, std::size_t page) {
+    void* const p = ::mmap(nullptr, 2 * (max_map_count + 64) * page, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return nullptr;
+    }
+    auto* const at = static_cast<std::byte*>(p);
+    for (std::size_t k = 1; ::mprotect(at + k * page, page, PROT_READ) == 0; k += 2) {
+    }
+    return at;
+}
+
+} // namespace
+
+TEST_CASE("merging stops at the budget of mappings that the options set", "[linux]") {
+    linux_options o = GENERATE(quiescent(), by_mprotect());
+    o.max_mappings = 100;
+    linux_provider p{o};
+    memory m{p, 1000};
+    m.fill(0, 1);
+    promotion const f = p.promote(p.space(), m.page(0), pages(1));
+    REQUIRE(f.made.why == status::ok);
+    std::size_t const before = detail::os::count_mappings();
+    progress const done = merge_scattered(p, m, f.first);
+    CHECK(done.why == status::out_of_mappings);
+    CHECK(done.done >= pages(45));
+    CHECK(p.usage().mappings_used <= 100);
+    // The page table's own memory may be one more.
+    CHECK(detail::os::count_mappings() <= before + 101);
+    std::size_t const refused = 2 * (done.done.value() + 1);
+    CHECK(m.holds(refused, 1));
+    CHECK(is_private(p, m.page(refused)));
+    CHECK(look(p, m.page(refused)).state == page_state::unknown);
+    CHECK(p.promote(p.space(), m.page(refused), pages(1)).made.why == status::out_of_mappings);
+    // What joins a run costs nothing, and mappings that are given back can be used again.
+    CHECK(application_works());
+    std::memset(m.at(2), 0, p.page_size());
+    REQUIRE(p.merge_zero(p.space(), m.page(2), pages(1)).why == status::ok);
+    CHECK(p.merge(p.space(), m.page(refused), pages(1), f.first).why == status::ok);
+}
+
+TEST_CASE("merging leaves the application its mappings", "[linux]") {
+    linux_provider p{quiescent()};
+    if (p.capabilities().max_map_count > 200000 || p.capabilities().max_map_count < 20000) {
+        KSM_SKIP("vm.max_map_count is not near its default");
+    }
+    std::size_t const budget = p.capabilities().mapping_budget;
+    CHECK(budget <= p.capabilities().max_map_count / 2);
+    memory m{p, budget + 2000};
+    m.fill(0, 1);
+    promotion const f = p.promote(p.space(), m.page(0), pages(1));
+    REQUIRE(f.made.why == status::ok);
+    progress const done = merge_scattered(p, m, f.first);
+    CHECK(done.why == status::out_of_mappings);
+    CHECK(done.done.value() >= budget * 2 / 5);
+    CHECK(detail::os::count_mappings() <= p.capabilities().max_map_count - 8192);
+    CHECK(application_works());
+    CHECK(m.holds(2 * done.done.value() - 2, 1));
+}
+
+TEST_CASE("the count of mappings is the kernel's", "[linux]") {
+    linux_provider p{quiescent()};
+    memory m{p, 256};
+    for (std::size_t i = 0; i < 256; ++i) {
+        m.fill(i, i % 16);
+    }
+    REQUIRE(p.promote(p.space(), m.page(0), pages(16)).made.done == pages(16));
+    std::size_t const kernel = detail::os::count_mappings();
+    std::size_t const ours = p.usage().mappings_used;
+    std::uint64_t x = 1;
+    std::size_t merged = 0;
+    for (std::size_t k = 0; k < 2000; ++k) {
+        x = x * 6364136223846793005U + 1442695040888963407U;
+        std::size_t const i = 17 + (x >> 33) % 220;
+        std::size_t const n = 1 + (x >> 50) % (16 - i % 16);
+        merged += p.merge(p.space(), m.page(i), pages(n), frame_id{i % 16}).done.value();
+    }
+    CHECK(merged > 2000);
+    CHECK(detail::os::count_mappings() - kernel == p.usage().mappings_used - ours);
+}
+
+TEST_CASE("at the kernel's limit of mappings nothing is merged, and unmerging works", "[linux]") {
+    linux_options const o = GENERATE(quiescent(), by_mprotect());
+    int const result = in_child([&] {
+        linux_options generous = o;
+        generous.mapping_share = 1;
+        linux_provider p{generous};
+        if (p.capabilities().max_map_count > 200000 || p.capabilities().max_map_count < 20000) {
+            return 77;
+        }
+        memory m{p, 64};
+        for (std::size_t i = 0; i < 64; ++i) {
+            m.fill(i, i % 2);
+        }
+        promotion const f = p.promote(p.space(), m.page(0), pages(2));
+        if (p.merge(p.space(), m.page(20), pages(2), f.first).why != status::ok) {
+            return 1;
+        }
+        std::byte* const taken = use_up(p.capabilities().max_map_count, p.page_size());
+        if (taken == nullptr) {
+            return 77;
+        }
+        progress const merged = p.merge(p.space(), m.page(40), pages(2), f.first);
+        promotion const made = p.promote(p.space(), m.page(50), pages(1));
+        progress const back = p.unmerge(p.space(), m.page(20), pages(2));
+        ::munmap(taken, 2 * (p.capabilities().max_map_count + 64) * p.page_size());
+        if (merged.why != status::out_of_mappings || merged.done != pages(0) ||
+            made.made.why != status::out_of_mappings) {
+            return 2;
+        }
+        if (back.done != pages(2) || !is_private(p, m.page(20)) || !is_private(p, m.page(21))) {
+            return 3;
+        }
+        for (std::size_t i = 0; i < 64; ++i) {
+            if (!m.holds(i, i % 2)) {
+                return 4;
+            }
+        }
+        return application_works() ? 0 : 5;
+    });
+    if (result == 77) {
+        KSM_SKIP("vm.max_map_count is not near its default");
+    }
+    CHECK(result == 0);
+}

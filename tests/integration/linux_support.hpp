@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: BSL-1.0
+// What the tests of the Linux provider share: memory to merge, children, and what the kernel says.
+#ifndef KSM_TESTS_INTEGRATION_LINUX_SUPPORT_HPP
+#define KSM_TESTS_INTEGRATION_LINUX_SUPPORT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <ksm/providers/linux.hpp>
+
+#include "../support/catch.hpp"
+#include "../support/skip.hpp"
+
+namespace linux_test {
+
+using namespace ksm;
+
+inline page_count pages(std::size_t n) { return page_count{n}; }
+
+inline linux_options quiescent() {
+    linux_options o;
+    o.quiescent = true;
+    return o;
+}
+inline linux_options by_mprotect() {
+    linux_options o;
+    o.strategy = write_exclusion::mprotect;
+    o.no_syscall_io = true;
+    o.no_pinned_io = true;
+    return o;
+}
+
+/// A region of the provider, unmapped at the end.
+class memory {
+  public:
+    memory(linux_provider& p, std::size_t n) : provider_(p) {
+        if (p.try_map(pages(n), range)) {
+            FAIL("no region");
+        }
+    }
+    ~memory() {
+        static_cast<void>(provider_.try_release(range));
+        ::munmap(at(0), range.count.value() * provider_.page_size());
+    }
+    memory(memory const&) = delete;
+    memory& operator=(memory const&) = delete;
+
+    page_number page(std::size_t i) const { return range.first + pages(i); }
+    std::byte* at(std::size_t i) const { return provider_.address(page(i)); }
+    std::size_t size() const { return range.count.value(); }
+
+    /// Content that only `seed` determines, never zero.
+    void fill(std::size_t i, std::uint64_t seed) { write_content(at(i), seed); }
+    bool holds(std::size_t i, std::uint64_t seed) const {
+        std::vector<std::byte> expected(provider_.page_size());
+        write_content(expected.data(), seed);
+        return std::memcmp(expected.data(), at(i), expected.size()) == 0;
+    }
+    bool zero(std::size_t i) const {
+        std::vector<std::byte> const zeros(provider_.page_size());
+        return std::memcmp(zeros.data(), at(i), zeros.size()) == 0;
+    }
+
+    page_range range;
+
+  private:
+    void write_content(std::byte* to, std::uint64_t seed) const {
+        std::uint64_t x = seed * 2 + 1;
+        for (std::size_t i = 0; i < provider_.page_size(); i += sizeof x) {
+            x = x * 6364136223846793005U + 1442695040888963407U;
+            std::uint64_t const v = x | 1;
+            std::memcpy(to + i, &v, sizeof v);
+        }
+    }
+    linux_provider& provider_;
+};
+
+/// The state that a survey reports for a page; gone if it is not listed.
+inline page_run look(linux_provider& p, page_number page) {
+    page_run out[1]; // a survey tells of a write once: ask for no other run
+    survey_result const r = p.survey(p.space(), page, coverage::every_page, out);
+    if (r.runs != 0 && out[0].first == page) {
+        return out[0];
+    }
+    page_run none;
+    none.state = page_state::gone;
+    return none;
+}
+
+/// Runs `body` in a forked child; its exit code, or 1000 and the signal that ended it.
+template <class Body>
+int in_child(Body body) {
+    ::fflush(nullptr);
+    pid_t const child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        ::_exit(body());
+    }
+    int state = 0;
+    ::waitpid(child, &state, 0);
+    return WIFEXITED(state) ? WEXITSTATUS(state) : 1000 + WTERMSIG(state);
+}
+
+/// A line of /proc/self/smaps_rollup, in bytes.
+inline std::size_t memory_use(char const* key) {
+    std::FILE* const f = std::fopen("/proc/self/smaps_rollup", "r");
+    char line[256];
+    unsigned long value = 0;
+    while (f != nullptr && std::fgets(line, sizeof line, f) != nullptr) {
+        if (std::strncmp(line, key, std::strlen(key)) == 0) {
+            std::sscanf(line + std::strlen(key), "%lu", &value);
+        }
+    }
+    if (f != nullptr) {
+        std::fclose(f);
+    }
+    return std::size_t{value} * 1024;
+}
+
+/// What the kernel's page table says of a page.
+inline detail::os::pagemap_entry kernel_entry(linux_provider& p, page_number page) {
+    static_cast<void>(p);
+    detail::os::pagemap m;
+    auto const e = m.read(page, 1);
+    REQUIRE(e.size() == 1);
+    return detail::os::pagemap_entry{e[0]};
+}
+/// A private copy, not a mapping of a frame.
+inline bool is_private(linux_provider& p, page_number page) {
+    return kernel_entry(p, page).anonymous();
+}
+
+} // namespace linux_test
+
+#endif

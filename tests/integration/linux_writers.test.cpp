@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: BSL-1.0
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include "linux_support.hpp"
+
+using namespace linux_test;
+
+namespace {
+
+/// Writes to random pages, and knows what it wrote.
+class writer {
+  public:
+    writer(std::byte* memory, std::size_t page, std::size_t n, std::size_t offset,
+           std::uint64_t seed)
+        : memory_(memory), page_(page), offset_(offset), x_(seed), mine_(n, 0) {}
+
+    void run(std::atomic<bool> const& stop) {
+        while (!stop.load(std::memory_order_relaxed)) {
+            x_ = x_ * 6364136223846793005U + 1442695040888963407U;
+            std::size_t const i = (x_ >> 33) % mine_.size();
+            wrong += *counter(i) != mine_[i];
+            mine_[i] = (mine_[i] + 1) % 4;
+            *counter(i) = mine_[i];
+            if (++writes % 64 == 0) {
+                ::usleep(1);
+            }
+        }
+    }
+    std::size_t lost() {
+        std::size_t n = 0;
+        for (std::size_t i = 0; i < mine_.size(); ++i) {
+            n += *counter(i) != mine_[i];
+        }
+        return n;
+    }
+
+    std::uint64_t writes = 0;
+    std::uint64_t wrong = 0;
+
+  private:
+    std::uint64_t volatile* counter(std::size_t i) {
+        return reinterpret_cast<std::uint64_t volatile*>(memory_ + i * page_ + offset_);
+    }
+    std::byte* memory_;
+    std::size_t page_;
+    std::size_t offset_;
+    std::uint64_t x_;
+    std::vector<std::uint64_t> mine_;
+};
+
+void exit_42(int) { ::_exit(42); }
+
+void write_byte(std::byte volatile* p) { *p = std::byte{1}; }
+
+} // namespace
+
+TEST_CASE("no store is lost while two threads write to the pages that are merged", "[linux]") {
+    linux_provider p{by_mprotect()};
+    constexpr std::size_t n = 1024;
+    memory m{p, n + 16};
+    std::size_t const page = p.page_size();
+    std::memset(m.at(0), 0, (n + 16) * page);
+    // Both counters of a page take four values: sixteen contents, each a frame.
+    for (std::size_t c = 0; c < 16; ++c) {
+        std::uint64_t const a = c / 4;
+        std::uint64_t const b = c % 4;
+        std::memcpy(m.at(n + c) + 64, &a, sizeof a);
+        std::memcpy(m.at(n + c) + 2048, &b, sizeof b);
+    }
+    promotion const f = p.promote(p.space(), m.page(n), pages(16));
+    REQUIRE(f.made.done == pages(16));
+
+    writer first{m.at(0), page, n, 64, 1};
+    writer second{m.at(0), page, n, 2048, 2};
+    std::atomic<bool> stop{false};
+    std::thread one{[&] { first.run(stop); }};
+    std::thread two{[&] { second.run(stop); }};
+    std::uint64_t merged = 0, changed = 0, promoted = 0, unmerged = 0, zeroed = 0, other = 0;
+    std::uint64_t x = 3;
+    auto const end = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+    while (std::chrono::steady_clock::now() < end) {
+        x = x * 6364136223846793005U + 1442695040888963407U;
+        std::size_t const i = (x >> 33) % n;
+        std::uint64_t a, b;
+        std::memcpy(&a, p.view(p.space(), m.page(i)).data() + 64, sizeof a);
+        std::memcpy(&b, p.view(p.space(), m.page(i)).data() + 2048, sizeof b);
+        std::uint64_t const choice = (x >> 20) % 64;
+        if (choice == 0 && promoted < 4000) {
+            promoted += p.promote(p.space(), m.page(i), pages(1)).made.done.value();
+        } else if (choice < 8) {
+            unmerged += p.unmerge(p.space(), m.page(i), pages(std::min<std::size_t>(8, n - i)))
+                            .done.value();
+        } else if (a == 0 && b == 0 && choice < 40) {
+            zeroed += p.merge_zero(p.space(), m.page(i), pages(1)).done.value();
+        } else {
+            progress const done =
+                p.merge(p.space(), m.page(i), pages(1), f.first + pages((a * 4 + b) % 16));
+            merged += done.done.value();
+            changed += done.why == status::changed;
+            other += done.why != status::changed && done.why != status::ok;
+        }
+    }
+    stop = true;
+    one.join();
+    two.join();
+    INFO("merged " << merged << ", changed " << changed << ", promoted " << promoted
+                   << ", unmerged " << unmerged << ", zeroed " << zeroed << "; writes "
+                   << first.writes + second.writes);
+    CHECK(first.wrong + second.wrong == 0);
+    CHECK(first.lost() + second.lost() == 0);
+    CHECK(merged > 5000);
+    CHECK(zeroed > 50);
+    CHECK(other == 0);
+    CHECK(first.writes > 10000);
+}
+
+// Runs in a program of its own, in which no provider has been before.
+TEST_CASE("fault in a child program", "[.fault]") {
+    char const* const kind = std::getenv("KSM_TEST_FAULT");
+    if (kind == nullptr) {
+        return;
+    }
+    ::alarm(10);
+    ::signal(SIGSEGV, kind[0] == 'h' ? exit_42 : SIG_DFL);
+    linux_provider p{by_mprotect()};
+    memory below{p, 1};
+    void* const protected_page =
+        ::mmap(nullptr, p.page_size(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memory above{p, 1};
+    below.fill(0, 1);
+    if (p.promote(p.space(), below.page(0), pages(1)).made.why != status::ok) {
+        ::_exit(1);
+    }
+    if (kind[1] == 's') {
+        ::kill(::getpid(), SIGSEGV);
+    } else if (kind[1] == 'r') { // in a region that the application protected itself
+        ::mprotect(above.at(0), p.page_size(), PROT_READ);
+        write_byte(above.at(0));
+    } else { // where a late fault of a window might be
+        write_byte(static_cast<std::byte*>(protected_page));
+    }
+    ::_exit(2);
+}
+
+TEST_CASE("a fault that is none of ours does what it would have done without us", "[linux]") {
+    auto const fault = [](char const* kind) {
+        return in_child([=] {
+            rlimit const no_core{0, 0};
+            ::setrlimit(RLIMIT_CORE, &no_core);
+            ::setenv("KSM_TEST_FAULT", kind, 1);
+            ::execl("/proc/self/exe", "ksm", "fault in a child program", nullptr);
+            return 3;
+        });
+    };
+    CHECK(fault("ho") == 42);
+    CHECK(fault("hr") == 42);
+    CHECK(fault("hs") == 42);
+    CHECK(fault("do") == 1000 + SIGSEGV);
+    CHECK(fault("dr") == 1000 + SIGSEGV);
+    CHECK(fault("ds") == 1000 + SIGSEGV);
+}
+
+TEST_CASE("a handler of the application over ours ends merging", "[linux]") {
+    linux_provider p{by_mprotect()};
+    memory m{p, 2};
+    m.fill(0, 1);
+    struct sigaction ours;
+    struct sigaction theirs {};
+    theirs.sa_handler = exit_42;
+    ::sigaction(SIGSEGV, &theirs, &ours);
+    CHECK(p.promote(p.space(), m.page(0), pages(1)).made.why == status::refused);
+    CHECK(p.capabilities().strategy == write_exclusion::off);
+    ::sigaction(SIGSEGV, &ours, nullptr);
+    CHECK(p.promote(p.space(), m.page(0), pages(1)).made.why == status::ok);
+    CHECK(m.holds(0, 1));
+}
+
+TEST_CASE("several providers have windows of their own", "[linux]") {
+    std::vector<std::unique_ptr<linux_provider>> many;
+    for (std::size_t i = 0; i < detail::os::segv_handler::max_windows; ++i) {
+        many.push_back(std::make_unique<linux_provider>(by_mprotect()));
+        CHECK(many.back()->capabilities().strategy == write_exclusion::mprotect);
+    }
+    linux_provider one_too_many{by_mprotect()};
+    CHECK(one_too_many.capabilities().strategy == write_exclusion::off);
+    CHECK(one_too_many.capabilities().refusal.error == EUSERS);
+    many.pop_back();
+    linux_provider in_its_place{by_mprotect()};
+    memory m{in_its_place, 2};
+    m.fill(0, 1);
+    CHECK(in_its_place.promote(in_its_place.space(), m.page(0), pages(1)).made.why == status::ok);
+}
+
+namespace {
+
+/// An open window on pages of a region, for what happens inside of one.
+struct open_window {
+    linux_provider provider{by_mprotect()};
+    memory region{provider, 8};
+    detail::os::fork_marker marker;
+    detail::os::exclusion writers{by_mprotect(), marker};
+    std::optional<detail::os::write_window> window;
+
+    open_window() {
+        for (std::size_t i = 0; i < 8; ++i) {
+            region.fill(i, i);
+        }
+        REQUIRE(writers.enter() == status::ok);
+        window.emplace(writers, region.at(2), 2 * provider.page_size(), provider.page_size());
+        REQUIRE(window->why() == status::ok);
+    }
+};
+
+} // namespace
+
+TEST_CASE("a write of the merging thread into its own window aborts it and is not lost",
+          "[linux]") {
+    open_window w;
+    CHECK_FALSE(w.window->aborted());
+    write_byte(w.region.at(2));
+    CHECK(w.window->aborted());
+    w.window->close();
+    CHECK(w.region.at(2)[0] == std::byte{1});
+    write_byte(w.region.at(3));
+}
+
+TEST_CASE("a writer waits until the window is closed", "[linux]") {
+    open_window w;
+    std::atomic<bool> started{false};
+    std::atomic<bool> written{false};
+    std::thread writer{[&] {
+        started = true;
+        write_byte(w.region.at(3));
+        written = true;
+    }};
+    while (!started) {
+        ::sched_yield();
+    }
+    for (int i = 0; i < 1000; ++i) {
+        ::sched_yield();
+        REQUIRE_FALSE(written);
+    }
+    CHECK(w.region.holds(3, 3));
+    w.window->close();
+    writer.join();
+    CHECK(w.region.at(3)[0] == std::byte{1});
+}
+
+TEST_CASE("a child cloned inside a window opens its own copy of it", "[linux]") {
+    open_window w;
+    auto const child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+    if (child == 0) {
+        sigset_t alarms; // the window blocks it, and a child that waits must end
+        ::sigemptyset(&alarms);
+        ::sigaddset(&alarms, SIGALRM);
+        ::sigprocmask(SIG_UNBLOCK, &alarms, nullptr);
+        ::alarm(10);
+        write_byte(w.region.at(2));
+        write_byte(w.region.at(3));
+        ::_exit(w.region.at(2)[0] == std::byte{1} ? 0 : 1);
+    }
+    int state = 0;
+    ::waitpid(child, &state, 0);
+    CHECK(state == 0);
+    CHECK(w.region.holds(2, 2)); // the window of the parent was not touched
+    CHECK_FALSE(w.window->aborted());
+    w.window->close();
+}
+
+TEST_CASE("fork waits for a window, so a child can read into every page", "[linux]") {
+    open_window w;
+    std::atomic<bool> started{false};
+    int state = -1;
+    std::thread forker{[&] {
+        started = true;
+        pid_t const child = ::fork();
+        if (child == 0) {
+            int fd[2];
+            bool const good = ::pipe(fd) == 0 && ::write(fd[1], "x", 1) == 1 &&
+                              ::read(fd[0], w.region.at(2), 1) == 1;
+            ::_exit(good ? 0 : 1);
+        }
+        ::waitpid(child, &state, 0);
+    }};
+    while (!started) {
+        ::sched_yield();
+    }
+    for (int i = 0; i < 1000; ++i) {
+        ::sched_yield();
+    }
+    w.window->close();
+    forker.join();
+    CHECK(state == 0);
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSL-1.0
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include <ksm/types.hpp>
+
+#include "../support/catch.hpp"
+
+using namespace ksm;
+
+// A byte count, a page count, a page and a frame are four things.
+static_assert(!std::convertible_to<std::size_t, page_count>);
+static_assert(!std::convertible_to<page_count, std::size_t>);
+static_assert(!std::convertible_to<std::uint64_t, page_number>);
+static_assert(!std::convertible_to<page_number, std::uint64_t>);
+static_assert(!std::convertible_to<page_number, frame_id>);
+static_assert(!std::constructible_from<frame_id, page_number>);
+static_assert(!std::convertible_to<std::uint32_t, space_id>);
+template <class A, class B>
+concept can_add = requires(A a, B b) { a + b; };
+template <class A, class B>
+concept can_subtract = requires(A a, B b) { a - b; };
+template <class A, class B>
+concept can_compare = requires(A a, B b) { a < b; };
+static_assert(can_add<page_number, page_count> && can_add<frame_id, page_count>);
+static_assert(!can_add<page_number, page_number> && !can_add<page_count, page_number>);
+static_assert(!can_add<page_number, std::size_t> && !can_add<page_count, std::size_t>);
+static_assert(can_subtract<page_number, page_number> && !can_subtract<page_number, frame_id>);
+static_assert(!can_compare<page_number, frame_id> && !can_compare<page_count, std::size_t>);
+static_assert(std::is_trivially_copyable_v<page_range> && sizeof(page_number) == 8);
+
+TEST_CASE("page counts add, subtract and compare") {
+    page_count n{5};
+    CHECK((n + page_count{2}).value() == 7);
+    CHECK((n - page_count{2}).value() == 3);
+    CHECK(page_count{2} < n);
+    CHECK((n += page_count{3}) == page_count{8});
+    CHECK((n -= page_count{1}).value() == 7);
+    CHECK(page_count{}.value() == 0);
+}
+
+TEST_CASE("a position plus a distance is a position, and back") {
+    page_number const a{100};
+    page_number b = a;
+    b += page_count{11};
+    CHECK(b == a + page_count{11});
+    CHECK((b - a).value() == 11);
+    CHECK(a < b);
+    CHECK(b.value() == 111);
+    CHECK(frame_id{}.value() == 0);
+}
+
+TEST_CASE("a range contains its first page, and not its end") {
+    page_range const r{page_number{10}, page_count{3}};
+    CHECK(r.end() == page_number{13});
+    CHECK_FALSE(r.contains(page_number{9}));
+    CHECK(r.contains(page_number{10}));
+    CHECK(r.contains(page_number{12}));
+    CHECK_FALSE(r.contains(page_number{13}));
+    CHECK_FALSE(page_range{page_number{10}, page_count{}}.contains(page_number{10}));
+    CHECK(r == page_range{page_number{10}, page_count{3}});
+    CHECK_FALSE(r == page_range{page_number{10}, page_count{4}});
+}
