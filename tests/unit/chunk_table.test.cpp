@@ -24,9 +24,9 @@ struct fixture {
 
 TEST_CASE("A slot knows its number from its own address") {
     fixture f;
-    for (std::uint64_t const n : {std::uint64_t{0}, std::uint64_t{63}, std::uint64_t{64},
-                                  std::uint64_t{1} << 50U,
-                                  std::numeric_limits<std::uint64_t>::max()}) {
+    for (std::uint64_t const n :
+         {std::uint64_t{0}, std::uint64_t{63}, std::uint64_t{64}, std::uint64_t{1} << 50U,
+          std::numeric_limits<std::uint64_t>::max()}) {
         auto* const c = f.chunks.obtain(n);
         REQUIRE(c != nullptr);
         CHECK(table::chunk_type::number_of(c->slots[n % 64]) == n);

@@ -36,7 +36,7 @@ TEST_CASE("small requests share blocks of the upstream resource") {
     counting_upstream upstream;
     ksm::memory_resource memory(&upstream);
     for (int i = 0; i < 100; ++i) {
-        REQUIRE(memory.allocate(2128, 8) != nullptr);
+        static_cast<void>(memory.allocate(2128, 8));
     }
     CHECK(upstream.calls == 1);
 }
@@ -79,7 +79,7 @@ TEST_CASE("destruction gives every block back") {
     {
         ksm::memory_resource memory(&upstream);
         for (int i = 0; i < 1000; ++i) {
-            REQUIRE(memory.allocate(2128, 8) != nullptr);
+            static_cast<void>(memory.allocate(2128, 8));
         }
         CHECK(upstream.calls > 1);
     }

@@ -18,8 +18,8 @@ struct index_fixture {
     ksm::simulated_provider memory{{.page_size = 64}};
     support::failing_resource resource;
     ksm::detail::page_index<ksm::simulated_provider> index{memory, &resource, true, 1};
-    ksm::detail::space* space = index.memory.create<ksm::detail::space>(ksm::space_id{},
-                                                                         index.memory);
+    ksm::detail::space* space =
+        index.memory.create<ksm::detail::space>(ksm::space_id{}, index.memory);
 
     index_fixture() {
         index.spaces.push_back(*space);

@@ -187,8 +187,8 @@ TEST_CASE("S3: a scan resumes at the page behind the last one that it visited") 
     for (std::uint64_t p = 0; p < 100; ++p) {
         traced.calls.clear();
         CHECK(s.scanner.scan(pages(1)).visited == pages(1));
-        auto const first = std::ranges::find(traced.calls, ksm::operation::view_page,
-                                             &ksm::traced_call::what);
+        auto const first =
+            std::ranges::find(traced.calls, ksm::operation::view_page, &ksm::traced_call::what);
         REQUIRE(first != traced.calls.end());
         CHECK(first->first == at(p));
     }
@@ -553,8 +553,8 @@ TEST_CASE("S12: run = 2 in the middle of a pass that fails ends the pass") {
 
 TEMPLATE_TEST_CASE("S20: a page that is pinned after it was protected is not merged", "",
                    KSM_FOR_EACH_POLICY) {
-    auto const seam = GENERATE(ksm::seam::promote_begin, ksm::seam::promote_protected,
-                               ksm::seam::promote_copied);
+    auto const seam =
+        GENERATE(ksm::seam::promote_begin, ksm::seam::promote_protected, ksm::seam::promote_copied);
     machine m(2);
     m.write(1, 1);
     scanning<TestType> s(m.memory, m.space);

@@ -309,14 +309,19 @@ TEST_CASE("beyond the limit of mappings nothing merges, but a run can grow") {
     for (int i = 0; i < 4; ++i) {
         m.fill(i, i % 2);
     }
-    auto const made = m.promote(0, 1);
-    REQUIRE(made.made.why == status::ok);
-    CHECK(m.promote(2).made.why == status::out_of_mappings);
+    auto const made = m.promote(0, 2);
+    REQUIRE(made.made.done == page_count{2});
+    CHECK(m.promote(3).made.why == status::out_of_mappings);
     CHECK(m.merge(2, made.first) == status::out_of_mappings);
     CHECK(m.memory.is_private(m.space, m.page(2)));
     CHECK(m.first_byte(2) == 0);
     CHECK(m.memory.merge_zero(m.space, m.page(2), page_count{1}).why == status::ok);
+    m.memory.set_mapping_limit(0); // below what is in use: what takes no more still goes on
+    m.fill(3, 0);
+    CHECK(m.memory.merge_zero(m.space, m.page(3), page_count{1}).why == status::ok);
+    CHECK(m.merge(0, made.first) == status::ok);
     m.memory.set_mapping_limit(4);
+    m.fill(3, 1);
     CHECK(m.promote(3).made.why == status::ok);
 }
 
@@ -393,14 +398,16 @@ TEST_CASE("what is written while a survey ends belongs to the next") {
 
 TEST_CASE("runs end where the domain, the node or the order of frames does") {
     machine m;
+    CHECK(m.memory.set_domain(m.space, {m.page(0), page_count{4}}, 5));
     CHECK(m.memory.set_domain(m.space, m.only(1), 7));
-    CHECK(m.memory.set_node(m.space, m.only(2), 3));
+    CHECK(m.memory.set_node(m.space, m.only(3), 3));
     std::array<page_run, 8> runs;
     auto r = m.memory.survey(m.space, page_number{}, coverage::every_page, runs);
     REQUIRE(r.runs == 4);
     CHECK(runs[1].domain == 7);
-    CHECK(runs[2].node == 3);
-    CHECK(runs[3].node == 0);
+    CHECK(runs[2].domain == 5);
+    CHECK(runs[2].node == 0);
+    CHECK(runs[3].node == 3);
 
     machine n;
     auto const second = n.promote(1).first;

@@ -122,8 +122,7 @@ TEST_CASE("3.7: general_profit is what is saved less what the metadata takes") {
     CHECK(now.ksm_zero_pages == 32);
     CHECK(now.pages_sharing == 31);
     CHECK(now.metadata_bytes == s.metadata.bytes());
-    CHECK(now.general_profit ==
-          (32 + 31) * 4096 - static_cast<std::int64_t>(now.metadata_bytes));
+    CHECK(now.general_profit == (32 + 31) * 4096 - static_cast<std::int64_t>(now.metadata_bytes));
 }
 
 TEST_CASE("3.7: a space's share counts the first mapping of a frame, too") {

@@ -40,8 +40,7 @@ TEST_CASE("S22: what is not a number, too large or out of range is refused and c
         CAPTURE(text);
         CHECK(s.scanner.tune("pages_to_scan", text) == tunable_error::not_a_number);
     }
-    CHECK(s.scanner.tune("pages_to_scan", "18446744073709551616"sv) ==
-          tunable_error::out_of_range);
+    CHECK(s.scanner.tune("pages_to_scan", "18446744073709551616"sv) == tunable_error::out_of_range);
     CHECK(s.scanner.tune("pages_to_scan", 4294967296U) == tunable_error::out_of_range);
     CHECK(s.scanner.tune("sleep_millisecs", 4294967296U) == tunable_error::out_of_range);
     CHECK(s.scanner.tune("run", 3) == tunable_error::out_of_range);

@@ -49,10 +49,10 @@ class mapping_budget {
         return more <= 0 || used + static_cast<std::size_t>(more) <= limit();
     }
 
-    /// Counts anew when what was counted is a minute old, or merging has used up an eighth of what
-    /// it was allowed then. Counting costs about a microsecond a mapping.
+    /// Counts anew when what was counted is a minute old, or merging has used up half of what it
+    /// was allowed then. Counting costs about a microsecond a mapping.
     void refresh(std::size_t used) noexcept {
-        std::size_t const step = std::max<std::size_t>(limit_ / 8, 64);
+        std::size_t const step = std::max<std::size_t>(limit_ / 2, 64);
         if (used > counted_at_use_ + step || seconds() >= counted_at_ + 60) {
             count(used);
         }

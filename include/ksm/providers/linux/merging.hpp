@@ -23,7 +23,7 @@ struct replacement {
 /// Copies all pages into reserved frames and maps them there: all or none.
 [[nodiscard]] inline status promote_pages(machinery& m, place const& p, frame_id frame) noexcept {
     auto const entry = page_entry::merged(frame);
-    if (!m.table.prepare(p.first, p.pages)) {
+    if (!m.table.prepare(p.first, p.pages, entry)) {
         return status::out_of_memory;
     }
     if (!m.affordable(p.first, p.pages, entry)) {
@@ -78,7 +78,7 @@ struct replacement {
 /// Maps the pages before the first difference to the frames. \requires The frames are of one arena.
 [[nodiscard]] inline progress merge_pages(machinery& m, place const& p, frame_id frame) noexcept {
     auto const entry = page_entry::merged(frame);
-    if (!m.table.prepare(p.first, p.pages)) {
+    if (!m.table.prepare(p.first, p.pages, entry)) {
         return {page_count{0}, status::out_of_memory};
     }
     std::byte const* const content = m.frames.view(frame);
@@ -128,7 +128,7 @@ struct replacement {
     // MADV_DONTNEED would show the frame that a page maps, not zero. A displaced page could do
     // with it, but a new mapping joins the neighbours.
     bool const by_advice = kind == backing::home || kind == backing::zero;
-    if (!m.table.prepare(p.first, p.pages)) {
+    if (!m.table.prepare(p.first, p.pages, page_entry::zero())) {
         return {page_count{0}, status::out_of_memory};
     }
     replacement r;

@@ -3,6 +3,7 @@
 #ifndef KSM_PROVIDERS_LINUX_SURVEY_HPP
 #define KSM_PROVIDERS_LINUX_SURVEY_HPP
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -99,20 +100,18 @@ struct finding {
     while (region const* const r = regions.at_or_after(from)) {
         page_number page = from < r->pages.first ? r->pages.first : from;
         while (page < r->pages.end()) {
+            // Runs are often one page long: what does not fit into `out` is read again.
             std::span<std::uint64_t const> const entries =
-                kernel.read(page, (r->pages.end() - page).value());
+                kernel.read(page, std::min((r->pages.end() - page).value(), 2 * out.size()));
             if (entries.empty()) {
                 break; // the kernel does not tell: nothing can be said of these pages
             }
             for (std::size_t i = 0; i < entries.size();) {
-                page_number const chunk = page + page_count{i};
-                std::size_t const left =
-                    page_table::chunk_pages - chunk.value() % page_table::chunk_pages;
-                std::size_t const stop = entries.size() - i < left ? entries.size() : i + left;
-                page_entry const* const row = m.table.row(chunk);
-                for (std::size_t const start = i; i < stop; ++i) {
+                entry_row const* const row = m.table.row(page + page_count{i});
+                std::size_t slot = (page + page_count{i}).value() % page_table::row_pages;
+                for (; i < entries.size() && slot < page_table::row_pages; ++i, ++slot) {
                     page_number const p = page + page_count{i};
-                    page_entry const entry = row == nullptr ? page_entry::home() : row[i - start];
+                    page_entry const entry = row == nullptr ? page_entry::home() : (*row)[slot];
                     finding const f = examine_page(m, p, entry, pagemap_entry{entries[i]});
                     if (f.state == page_state::gone) {
                         continue;

@@ -58,7 +58,8 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
     auto const entry = page_entry::displaced(m.displacements);
     std::byte* const copy = scratch.get(m.page);
     std::size_t const bytes = p.pages * m.page;
-    if (copy == nullptr || !m.affordable(p.first, p.pages, entry)) {
+    if (copy == nullptr || !m.affordable(p.first, p.pages, entry) ||
+        !m.table.prepare(p.first, p.pages, entry)) {
         return displacement::not_possible;
     }
     // Fault the copies in here: in the window it would keep writers waiting, and memory that is
