@@ -82,7 +82,7 @@ void digest(benchmark::State& state) {
 
 } // namespace
 
-BENCHMARK(digest<by_ksm>)->Arg(128)->Arg(256 * 1024)->UseManualTime();
-BENCHMARK(digest<by_xxhash>)->Arg(128)->Arg(256 * 1024)->UseManualTime();
+BENCHMARK(digest<by_ksm>)->Arg(512)->Arg(256 * 1024)->UseManualTime();
+BENCHMARK(digest<by_xxhash>)->Arg(512)->Arg(256 * 1024)->UseManualTime();
 
 BENCHMARK_MAIN();

@@ -47,9 +47,9 @@ struct page_run {
 
 /// What a call of `survey` delivered.
 struct survey_result {
-    std::size_t runs = 0;       ///< Entries written.
-    page_number next;           ///< Where to go on; only meaningful unless `end`.
-    bool end = true;            ///< The space has been surveyed to its end.
+    std::size_t runs = 0;                  ///< Entries written.
+    page_number next;                      ///< Where to go on; only meaningful unless `end`.
+    bool end = true;                       ///< The space has been surveyed to its end.
     coverage given = coverage::every_page; ///< The same in every call of one walk.
 };
 

@@ -235,8 +235,8 @@ class scanner {
     friend class detail::inspector<scanner>;
 
     static constexpr std::size_t max_visit = detail::merger<Provider, Policy>::longest_run;
-    static constexpr page_range everything{
-        page_number{}, page_count{std::numeric_limits<std::size_t>::max()}};
+    static constexpr page_range everything{page_number{},
+                                           page_count{std::numeric_limits<std::size_t>::max()}};
 
     // ------------------------------------------------------------------ passes
 
@@ -398,8 +398,8 @@ class scanner {
     }
 
     void made_private(detail::rmap_item& item) noexcept {
-        bool const was_merged = item.where() == detail::item_state::stable ||
-                                item.where() == detail::item_state::zero;
+        bool const was_merged =
+            item.where() == detail::item_state::stable || item.where() == detail::item_state::zero;
         if (was_merged) {
             index_.detach(item);
             index_.revisit(item);

@@ -38,9 +38,9 @@ struct statistics {
 
 /// The share of one space.
 struct space_statistics {
-    std::uint64_t rmap_items = 0;         ///< Pages that are tracked.
-    std::uint64_t ksm_merging_pages = 0;  ///< Mappings of stable frames, the first included.
-    std::uint64_t ksm_zero_pages = 0;     ///< Pages merged into the zero page.
+    std::uint64_t rmap_items = 0;        ///< Pages that are tracked.
+    std::uint64_t ksm_merging_pages = 0; ///< Mappings of stable frames, the first included.
+    std::uint64_t ksm_zero_pages = 0;    ///< Pages merged into the zero page.
     /// (ksm_merging_pages + ksm_zero_pages) · page size − metadata of the space. [bytes]
     std::int64_t ksm_process_profit = 0;
 };

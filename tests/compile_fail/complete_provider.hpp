@@ -13,9 +13,7 @@ struct complete_provider {
     }
     std::span<std::byte const> view(ksm::space_id, ksm::page_number) noexcept { return {}; }
     std::span<std::byte const> view(ksm::frame_id) noexcept { return {}; }
-    ksm::promotion promote(ksm::space_id, ksm::page_number, ksm::page_count) noexcept {
-        return {};
-    }
+    ksm::promotion promote(ksm::space_id, ksm::page_number, ksm::page_count) noexcept { return {}; }
     ksm::progress merge(ksm::space_id, ksm::page_number, ksm::page_count, ksm::frame_id) noexcept {
         return {};
     }

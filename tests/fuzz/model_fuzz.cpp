@@ -14,7 +14,9 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     model::setup const setup = model::draw_setup(numbers);
     model::program const program = model::draw(numbers, setup, 256);
     if (auto const failure = model::run(setup, program)) {
-        auto const fails = [&](model::program const& p) { return model::run(setup, p).has_value(); };
+        auto const fails = [&](model::program const& p) {
+            return model::run(setup, p).has_value();
+        };
         std::cerr << model::print_test_case(setup, model::minimise(program, fails), failure->what);
         std::abort();
     }

@@ -58,11 +58,16 @@ class memory {
     std::size_t size() const { return range.count.value(); }
 
     /// Content that only `seed` determines, never zero.
-    void fill(std::size_t i, std::uint64_t seed) { write_content(at(i), seed); }
+    void fill(std::size_t i, std::uint64_t seed) {
+        each_word(seed, [&](std::size_t k, std::uint64_t v) {
+            std::memcpy(at(i) + k, &v, sizeof v);
+            return true;
+        });
+    }
     bool holds(std::size_t i, std::uint64_t seed) const {
-        std::vector<std::byte> expected(provider_.page_size());
-        write_content(expected.data(), seed);
-        return std::memcmp(expected.data(), at(i), expected.size()) == 0;
+        return each_word(seed, [&](std::size_t k, std::uint64_t v) {
+            return std::memcmp(at(i) + k, &v, sizeof v) == 0;
+        });
     }
     bool zero(std::size_t i) const {
         std::vector<std::byte> const zeros(provider_.page_size());
@@ -72,13 +77,16 @@ class memory {
     page_range range;
 
   private:
-    void write_content(std::byte* to, std::uint64_t seed) const {
+    template <class Visit>
+    bool each_word(std::uint64_t seed, Visit visit) const {
         std::uint64_t x = seed * 2 + 1;
-        for (std::size_t i = 0; i < provider_.page_size(); i += sizeof x) {
+        for (std::size_t k = 0; k < provider_.page_size(); k += sizeof x) {
             x = x * 6364136223846793005U + 1442695040888963407U;
-            std::uint64_t const v = x | 1;
-            std::memcpy(to + i, &v, sizeof v);
+            if (!visit(k, x | 1)) {
+                return false;
+            }
         }
+        return true;
     }
     linux_provider& provider_;
 };

@@ -21,5 +21,5 @@ for page, program in shown:
     elif found[1] != (root / program).read_text():
         faults.append(f"{page}: {program} is a different program")
 
-print("\n".join(faults))
-sys.exit(bool(faults))
+if faults:
+    sys.exit("\n".join(faults))

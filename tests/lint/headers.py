@@ -33,5 +33,5 @@ for folder in ["include", "tests", "examples", "bench", "scripts", ".ci"]:
             if not lines or "SPDX-License-Identifier: BSL-1.0" not in lines[0]:
                 faults.append(f"{path.relative_to(root)}: does not begin with its licence")
 
-print("\n".join(faults))
-sys.exit(bool(faults))
+if faults:
+    sys.exit("\n".join(faults))

@@ -56,5 +56,5 @@ for path in sorted(folder.rglob("*.hpp")):
         if not is_allowed(header, included):
             faults.append(f"{header}: must not include {included}")
 
-print("\n".join(faults))
-sys.exit(bool(faults))
+if faults:
+    sys.exit("\n".join(faults))

@@ -27,5 +27,5 @@ for pattern in patterns:
         if name not in listed and path.stem not in listed:
             faults.append(f"{build.relative_to(root)}: does not list {name}")
 
-print("\n".join(faults))
-sys.exit(bool(faults))
+if faults:
+    sys.exit("\n".join(faults))

@@ -25,5 +25,5 @@ expect(root / "CHANGELOG.md", r"\A(?:(?!## ).*\n)*## (\S+)", f"{major}.{minor}.{
 for page in [root / "README.md", *(root / "docs").glob("*.md")]:
     expect(page, r"find_package\(ksm ([\d.]+)", f"{major}.{minor}")
 
-print("\n".join(faults))
-sys.exit(bool(faults))
+if faults:
+    sys.exit("\n".join(faults))

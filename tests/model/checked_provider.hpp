@@ -41,6 +41,9 @@ class checked_provider {
     /// Frames that were promoted and not yet released.
     [[nodiscard]] std::set<ksm::frame_id> const& live_frames() const noexcept { return live_; }
 
+    /// Whether pages may have stayed merged against the engine's will.
+    [[nodiscard]] bool unmerging_failed() const noexcept { return unmerging_failed_; }
+
     [[nodiscard]] std::size_t page_size() const noexcept { return machine_.page_size(); }
     ksm::survey_result survey(ksm::space_id space, page_number from, ksm::coverage wanted,
                               std::span<ksm::page_run> out) noexcept {
@@ -78,8 +81,7 @@ class checked_provider {
             expect(live_.contains(frame + i), "I11: the engine merges into a released frame");
         }
         auto const result = checked(
-            space, first, pages,
-            [&] { return calls_.merge(space, first, pages, frame); },
+            space, first, pages, [&] { return calls_.merge(space, first, pages, frame); },
             [&](page_number page, page_count i) {
                 return machine_.frame_of(space, page) == frame + i;
             });
@@ -89,18 +91,19 @@ class checked_provider {
 
     ksm::progress merge_zero(ksm::space_id space, page_number first, page_count pages) noexcept {
         auto const result = checked(
-            space, first, pages,
-            [&] { return calls_.merge_zero(space, first, pages); },
+            space, first, pages, [&] { return calls_.merge_zero(space, first, pages); },
             [&](page_number page, page_count) { return machine_.is_zero(space, page); });
         ++by_status_[static_cast<std::size_t>(result.why)];
         return result;
     }
 
     ksm::progress unmerge(ksm::space_id space, page_number first, page_count pages) noexcept {
-        return checked(
-            space, first, pages,
-            [&] { return calls_.unmerge(space, first, pages); },
+        auto const result = checked(
+            space, first, pages, [&] { return calls_.unmerge(space, first, pages); },
             [&](page_number page, page_count) { return machine_.is_private(space, page); });
+        unmerging_failed_ =
+            unmerging_failed_ || (result.why != ksm::status::ok && result.why != ksm::status::gone);
+        return result;
     }
 
     void release(frame_id first, page_count frames) noexcept {
@@ -127,7 +130,8 @@ class checked_provider {
 
     [[nodiscard]] before look_at(ksm::space_id space, page_number page) const {
         auto const bytes = machine_.read(space, page);
-        return {{bytes.begin(), bytes.end()}, machine_.frame_of(space, page),
+        return {{bytes.begin(), bytes.end()},
+                machine_.frame_of(space, page),
                 machine_.is_zero(space, page)};
     }
 
@@ -162,6 +166,7 @@ class checked_provider {
     std::array<std::uint64_t, ksm::status_count> by_status_{};
     std::set<frame_id> live_;
     bool disturbed_ = false;
+    bool unmerging_failed_ = false;
 };
 
 static_assert(ksm::check_page_provider<checked_provider>() &&

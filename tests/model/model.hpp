@@ -107,9 +107,9 @@ struct failure {
 /// A program as a test case to be pasted into replay.test.cpp.
 [[nodiscard]] inline std::string print_test_case(setup const& s, program const& p,
                                                  std::string const& title) {
-    return "TEST_CASE(\"" + title + "\") {\n    setup const s{.page_size = " +
-           std::to_string(s.page_size) + ", .pages = " + std::to_string(s.pages) +
-           ", .policy = policy::" + name(s.policy) +
+    return "TEST_CASE(\"" + title +
+           "\") {\n    setup const s{.page_size = " + std::to_string(s.page_size) +
+           ", .pages = " + std::to_string(s.pages) + ", .policy = policy::" + name(s.policy) +
            ", .change_tracking = " + print(s.change_tracking) + "};\n    check_passes(s, " +
            print(p, "    ") + ");\n}\n";
 }

@@ -60,7 +60,7 @@ struct fill {
         field("first", self.first, any_page);
         field("count", self.count, 9U);
         field("content", self.content, 4U);
-        field("step", self.step, 2U);
+        field("step", self.step, 4U);
     }
     void perform(world& w) const { w.fill(space, first, count, content, step); }
 };

@@ -43,7 +43,8 @@ struct setup {
 class world {
   public:
     explicit world(setup const& s)
-        : setup_(s), machine_(options_of(s)), faulty_(machine_), provider_(faulty_, machine_), oracle_(s.page_size) {
+        : setup_(s), machine_(options_of(s)), faulty_(machine_), provider_(faulty_, machine_),
+          oracle_(s.page_size) {
         machine_.on_seam = [this](ksm::seam at, ksm::space_id space, ksm::page_number page) {
             reach(at, space, page);
         };
@@ -110,7 +111,7 @@ class world {
     void fill(std::uint32_t space, std::uint32_t first, std::uint32_t count, std::uint32_t content,
               std::uint32_t step) {
         for_each_page(space, first, count, [&](ksm::space_id s, ksm::page_number p) {
-            std::vector<std::byte> const bytes(setup_.page_size, std::byte(content & 7U));
+            std::vector<std::byte> const bytes(setup_.page_size, std::byte(content & 31U));
             store(s, p, 0, bytes);
             content += step;
         });
@@ -300,14 +301,15 @@ class world {
                          .first_call = faulty_.calls(where) + after,
                          .why = why,
                          .done = page_count{needs_progress && done == 0 ? 1 : done}});
-            forsaken_ = forsaken_ || why == ksm::status::refused || why == ksm::status::changed;
+            bool const changed = why == ksm::status::changed;
+            forsaken_ = forsaken_ || why == ksm::status::refused || changed;
+            visits_disturbed_ = visits_disturbed_ || changed;
         }
     }
 
     /// Has `program` performed when the seam is reached for the `skip`-th time from now on. With
     /// `here`, it acts on the page at which the seam is.
-    void at_seam(ksm::seam at, std::uint32_t skip, bool here,
-                 std::function<void(world&)> program) {
+    void at_seam(ksm::seam at, std::uint32_t skip, bool here, std::function<void(world&)> program) {
         if (!in_seam_) {
             armed_.push_back({at, skip, here, std::move(program)});
         }
@@ -371,10 +373,12 @@ class world {
     // ---- names
 
     [[nodiscard]] std::optional<ksm::space_id> find(std::uint32_t space) const {
+        if (!here_) {
+            return slots_[space % max_spaces];
+        }
         // The space at which a seam is may have exited since.
-        bool const exists =
-            here_ && std::ranges::find(slots_, std::optional{here_->space}) != slots_.end();
-        return !here_ ? slots_[space % max_spaces] : exists ? std::optional{here_->space} : std::nullopt;
+        auto const here = std::ranges::find(slots_, std::optional{here_->space});
+        return here == slots_.end() ? std::nullopt : *here;
     }
     [[nodiscard]] std::optional<ksm::space_id> engine_space(std::uint32_t space) const {
         return in_seam_ ? std::nullopt : slots_[space % max_spaces];
@@ -529,8 +533,10 @@ class world {
         expect(s.rmap_items == present, "I6: rmap_items differ from the pages that are there");
         expect(s.ksm_zero_pages == zero, "I6: ksm_zero_pages differ from the machine's");
         for (auto const& [frame, sharers] : engine_->frames()) {
-            // Of a frame that an earlier scanner made, some pages may not have been adopted yet.
-            expect(mapped[frame] == sharers || (frames_may_leak_ && mapped[frame] > sharers),
+            // Pages may map a frame that an earlier scanner made, or that they could not leave,
+            // without the engine counting them as sharers.
+            bool const more = frames_may_leak_ || provider_.unmerging_failed();
+            expect(mapped[frame] == sharers || (more && mapped[frame] > sharers),
                    "I6: a frame's sharers differ from the machine's");
         }
     }
@@ -545,9 +551,9 @@ class world {
     }
 
     void check_converged() {
-        // Where writes are not tracked, a page is taken for unchanged when it keeps its digest, be it
-        // that digests collide or that it changed and changed back during a visit. It then waits in
-        // the persistent unstable tree although its equal came by.
+        // Where writes are not tracked, a page is taken for unchanged when it keeps its digest:
+        // also when digests collide, or when it changed and changed back during a visit. It then
+        // waits in the persistent unstable tree although its equal came by.
         bool const persistent =
             setup_.policy == policy::standard || setup_.policy == policy::weak_standard;
         if (persistent && !setup_.change_tracking &&
@@ -602,13 +608,13 @@ class world {
     std::optional<place> window_; // from which page writers are excluded
     bool in_seam_ = false;
     bool pass_open_ = false;
-    bool pass_begins_ = false; // and has surveyed nothing yet
-    bool pass_began_ = false;  // in this step
+    bool pass_begins_ = false;      // and has surveyed nothing yet
+    bool pass_began_ = false;       // in this step
     bool undisturbed_ = true;       // in this step
     bool visits_disturbed_ = false; // ever
     bool frames_limited_ = false;
     bool frames_may_leak_ = false; // those that a scanner left when it died
-    bool forsaken_ = false; // a page was said to be refused or changed: only a write brings it back
+    bool forsaken_ = false;        // only a write brings pages back that were refused or changed
 };
 
 } // namespace model

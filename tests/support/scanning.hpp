@@ -82,8 +82,7 @@ struct machine {
 /// A scanner of a machine's space. `seed` of the digests is fixed: runs repeat.
 template <class Policy = ksm::standard_policy, class Provider = ksm::simulated_provider>
 struct scanning {
-    explicit scanning(Provider& provider, ksm::space_id space)
-        : scanner(provider, &metadata, 1) {
+    explicit scanning(Provider& provider, ksm::space_id space) : scanner(provider, &metadata, 1) {
         REQUIRE(scanner.enter(space) == ksm::status::ok);
     }
 

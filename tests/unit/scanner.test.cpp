@@ -801,3 +801,17 @@ TEST_CASE("Merging stops for the pass when mappings or frames run out, and goes 
     s.passes(2);
     CHECK(s.statistics().pages_sharing == 4);
 }
+
+TEST_CASE("I5: a waiting page that changes leaves the tree under the key that it entered with") {
+    machine m(64, {.page_size = 64, .change_tracking = false});
+    scanning<> s(m.memory, m.space);
+    s.passes(2);
+    REQUIRE(s.statistics().pages_unshared == 64);
+    for (std::uint64_t p = 0; p < 64; p += 2) {
+        m.write(p, 1000 + p);
+    }
+    s.passes(1);
+    CHECK(s.statistics().pages_unshared == 32);
+    s.passes(2);
+    CHECK(s.statistics().pages_unshared == 64);
+}

@@ -117,8 +117,8 @@ class chunk_table {
         type operator()(chunk_type const& c) const noexcept { return c.index; }
     };
     using chunk_set = boost::intrusive::set<
-        chunk_type, boost::intrusive::member_hook<chunk_type, decltype(chunk_type::hook),
-                                                  &chunk_type::hook>,
+        chunk_type,
+        boost::intrusive::member_hook<chunk_type, decltype(chunk_type::hook), &chunk_type::hook>,
         boost::intrusive::key_of_value<index_of>, boost::intrusive::constant_time_size<false>>;
 
     metadata_memory& memory_;

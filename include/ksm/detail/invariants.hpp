@@ -23,8 +23,8 @@ class inspector {
     /// \complexity O(everything that is tracked).
     [[nodiscard]] char const* broken() {
         items_ = {};
-        for (auto const check : {&inspector::items, &inspector::unstable_trees, &inspector::stable_trees,
-                            &inspector::counters}) {
+        for (auto const check : {&inspector::items, &inspector::unstable_trees,
+                                 &inspector::stable_trees, &inspector::counters}) {
             if (char const* const what = (this->*check)()) {
                 return what;
             }
@@ -36,9 +36,8 @@ class inspector {
     template <class Visit>
     void for_each_frame(Visit&& visit) {
         for (partition* const p : index_.partitions) {
-            p->stable.for_each([&](stable_node& n) {
-                visit(page_index_type::frame_of(n), n.sharer_count);
-            });
+            p->stable.for_each(
+                [&](stable_node& n) { visit(page_index_type::frame_of(n), n.sharer_count); });
         }
     }
 
@@ -63,9 +62,9 @@ class inspector {
                     in_chunk += item.where() == item_state::absent ? 0U : 1U;
                     merging += item.where() == item_state::stable ? 1U : 0U;
                     zero += item.where() == item_state::zero ? 1U : 0U;
-                    if (due && (item.where() == item_state::absent ||
-                                item.where() == item_state::stable ||
-                                item.where() == item_state::zero)) {
+                    if (due &&
+                        (item.where() == item_state::absent || item.where() == item_state::stable ||
+                         item.where() == item_state::zero)) {
                         return "I4: a page that is merged or gone awaits a visit";
                     }
                     if (item.where() == item_state::stable &&
@@ -124,13 +123,12 @@ class inspector {
                     return;
                 }
                 if (previous != nullptr) {
-                    auto const before =
-                        index_.provider.view(page_index_type::frame_of(*previous));
+                    auto const before = index_.provider.view(page_index_type::frame_of(*previous));
                     int const order = std::memcmp(before.data(), bytes.data(), bytes.size());
-                    bool const ascends =
-                        content_order ? order < 0
-                                      : previous->digest < node.digest ||
-                                            (previous->digest == node.digest && order != 0);
+                    bool const ascends = content_order
+                                             ? order < 0
+                                             : previous->digest < node.digest ||
+                                                   (previous->digest == node.digest && order != 0);
                     if (!ascends) {
                         what = "I3: the stable tree is not strictly ordered";
                     }

@@ -5,12 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <compare>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <span>
 
+#include <ksm/detail/contents.hpp>
 #include <ksm/detail/page_index.hpp>
 #include <ksm/page_provider.hpp>
 #include <ksm/policy.hpp>
@@ -18,16 +16,6 @@
 
 KSM_NAMESPACE_BEGIN
 namespace detail {
-
-using page_bytes = std::span<std::byte const>;
-
-/// \requires At least 8 bytes. Pages that are not zero mostly tell in the first word.
-[[nodiscard]] inline bool is_zero(page_bytes bytes) noexcept {
-    std::uint64_t word = 0;
-    std::memcpy(&word, bytes.data(), sizeof word);
-    return word == 0 && std::memcmp(bytes.data(), bytes.data() + sizeof word,
-                                    bytes.size() - sizeof word) == 0;
-}
 
 template <class Provider, class Policy>
 class merger {
@@ -37,7 +25,7 @@ class merger {
     static constexpr std::size_t longest_run = 128;
 
     merger(page_index<Provider>& index, tunables const& t) noexcept
-        : index_(index), tunables_(t) {}
+        : index_(index), contents_(index), tunables_(t) {}
 
     /// Visits an item, and with it up to `budget − 1` pages behind it that match in one run.
     /// `certain` says that the pages are known not to change (merge_now).
@@ -83,13 +71,14 @@ class merger {
     // ------------------------------------------------------------------ the order of a visit
 
     std::size_t settle(rmap_item& a, std::size_t budget) noexcept {
-        page_bytes const bytes = view(a);
+        page_bytes const bytes = contents_.view(a);
         if (bytes.empty()) {
             index_.drop(a);
             return 1;
         }
         partition& p = index_.partitions[a.partition];
-        std::uint64_t const digest = &a == memo_item_ ? memo_digest_ : digest_of(bytes, p);
+        std::uint64_t const digest =
+            &a == memo_item_ ? memo_digest_ : contents_.digest_of(bytes, p);
         memo_item_ = nullptr;
         if constexpr (Policy::stable_tree_first) {
             if (std::size_t const n = merge_with_stable(a, p, digest, budget)) {
@@ -131,7 +120,7 @@ class merger {
     std::size_t merge_with_zero(rmap_item& a, std::size_t budget) noexcept {
         if constexpr (has_zero_merging<Provider>) {
             auto const zero_at = [&](page_number page) {
-                page_bytes const bytes = index_.provider.view(space_of(a).id, page);
+                page_bytes const bytes = contents_.view(space_of(a), page);
                 return !bytes.empty() && is_zero(bytes);
             };
             if (!zero_at(page_of(a))) {
@@ -155,7 +144,7 @@ class merger {
         if constexpr (Policy::content_order) {
             typename forest<stable_node>::spot where;
             stable_node* const node =
-                p.stable.find(0, content_order_of(a, nullptr), where);
+                p.stable.find(0, contents_.content_order_of(a, nullptr), where);
             // The bytes were equal a moment ago: a page that differs now is being written.
             return node == nullptr ? 0 : std::max<std::size_t>(merge_with(a, *node, budget), 1);
         } else {
@@ -179,9 +168,9 @@ class merger {
         return merge_run(
             a, budget, follower,
             [&](std::size_t i) {
-                page_bytes const mine =
-                    index_.provider.view(space_of(a).id, page_of(a) + page_count{i});
-                return !mine.empty() && equal(mine, index_.provider.view(frame + page_count{i}));
+                page_bytes const mine = contents_.view(space_of(a), page_of(a) + page_count{i});
+                return !mine.empty() &&
+                       contents_.equal(mine, contents_.view(frame + page_count{i}));
             },
             [&](page_number first, page_count n, std::size_t i) {
                 return index_.provider.merge(space_of(a).id, first, n, frame + page_count{i});
@@ -198,7 +187,7 @@ class merger {
         if constexpr (Policy::content_order) {
             bool gone = false;
             forest<rmap_item>::spot where;
-            rmap_item* const b = p.unstable.find(0, content_order_of(a, &gone), where);
+            rmap_item* const b = p.unstable.find(0, contents_.content_order_of(a, &gone), where);
             if (b == nullptr) {
                 p.unstable.insert_at(a, where);
                 enter_unstable(a);
@@ -213,9 +202,9 @@ class merger {
             // written since. Only equal bytes are a match.
             for (rmap_item* b = p.unstable.first_with(a.digest); b != nullptr;
                  b = p.unstable.next_with_same(*b)) {
-                page_bytes const mine = view(a);
-                page_bytes const other = view(*b);
-                if (!mine.empty() && !other.empty() && equal(mine, other)) {
+                page_bytes const mine = contents_.view(a);
+                page_bytes const other = contents_.view(*b);
+                if (!mine.empty() && !other.empty() && contents_.equal(mine, other)) {
                     return merge_pair(a, *b, matching_pages(a, *b, p, budget));
                 }
             }
@@ -252,11 +241,11 @@ class merger {
                 other->partition != a.partition) {
                 break;
             }
-            page_bytes const bytes = view(*mine);
+            page_bytes const bytes = contents_.view(*mine);
             if (bytes.empty()) {
                 break;
             }
-            std::uint64_t const digest = digest_of(bytes, p);
+            std::uint64_t const digest = contents_.digest_of(bytes, p);
             if (digest != other->digest || (!is_settled(*mine) && digest != mine->digest)) {
                 memo_item_ = mine; // it is visited next
                 memo_digest_ = digest;
@@ -295,8 +284,8 @@ class merger {
                 rmap_item& mine = *index_.find(sa, pa + page_count{i});
                 rmap_item& other = *index_.find(sb, pb + page_count{i});
                 index_.detach(other);
-                stable_node* const node = make_stable_node(
-                    made.first + page_count{i}, index_.partitions[mine.partition]);
+                stable_node* const node =
+                    make_stable_node(made.first + page_count{i}, index_.partitions[mine.partition]);
                 if (node != nullptr) {
                     index_.hang(mine, *node);
                     index_.hang(other, *node);
@@ -331,8 +320,8 @@ class merger {
     /// goes on to map a frame without a node, which the provider keeps for it: nothing is lost.
     void make_private(space& s, page_number first, std::size_t pages) noexcept {
         for (std::size_t done = 0; done < pages;) {
-            progress const p = index_.provider.unmerge(s.id, first + page_count{done},
-                                                       page_count{pages - done});
+            progress const p =
+                index_.provider.unmerge(s.id, first + page_count{done}, page_count{pages - done});
             done += p.done.value() + (p.why == status::ok ? 0 : 1);
         }
         for (std::size_t i = 0; i < pages; ++i) {
@@ -347,19 +336,19 @@ class merger {
             ++index_.counters.pages_skipped;
             return nullptr;
         }
-        page_bytes const content = index_.provider.view(frame);
+        page_bytes const content = contents_.view(frame);
         // The frame holds what the page was when it was promoted, which no digest has seen.
-        node->set_digest(digest_of(content, p));
+        node->set_digest(contents_.digest_of(content, p));
         if constexpr (Policy::content_order) {
             forest<stable_node>::spot where;
-            if (p.stable.find(0, frame_order_of(content), where) == nullptr) {
+            if (p.stable.find(0, contents_.frame_order_of(content), where) == nullptr) {
                 p.stable.insert_at(*node, where);
                 return node;
             }
         } else {
             stable_node* twin = p.stable.first_with(node->digest);
             while (twin != nullptr &&
-                   !equal(content, index_.provider.view(index_type::frame_of(*twin)))) {
+                   !contents_.equal(content, contents_.view(index_type::frame_of(*twin)))) {
                 twin = p.stable.next_with_same(*twin);
             }
             if (twin == nullptr) {
@@ -425,8 +414,7 @@ class merger {
     [[nodiscard]] rmap_item* follower_of(rmap_item& a, std::size_t i) noexcept {
         rmap_item* const item = index_.find(space_of(a), page_of(a) + page_count{i});
         bool const ready = item != nullptr && (rmap_chunk::of(*item).todo & bit_of(*item)) != 0 &&
-                           item->where() == item_state::loose &&
-                           item->partition == a.partition &&
+                           item->where() == item_state::loose && item->partition == a.partition &&
                            (is_settled(*item) || item->has_digest != 0);
         return ready ? item : nullptr;
     }
@@ -462,53 +450,8 @@ class merger {
     /// The page is being visited.
     static void take(rmap_item& a) noexcept { rmap_chunk::of(a).todo &= ~bit_of(a); }
 
-    // ------------------------------------------------------------------ contents
-
-    [[nodiscard]] page_bytes view(rmap_item& a) noexcept {
-        return index_.provider.view(space_of(a).id, page_of(a));
-    }
-
-    [[nodiscard]] bool equal(page_bytes x, page_bytes y) noexcept { return order(x, y) == 0; }
-
-    [[nodiscard]] std::strong_ordering order(page_bytes x, page_bytes y) noexcept {
-        ++index_.counters.pages_compared;
-        return std::memcmp(x.data(), y.data(), x.size()) <=> 0;
-    }
-
-    /// Compares the page of `a` with an entry's. A page that is gone ends the walk as if equal.
-    [[nodiscard]] auto content_order_of(rmap_item& a, bool* gone) noexcept {
-        return [this, &a, gone](auto& e) {
-            page_bytes const mine = view(a);
-            page_bytes other;
-            if constexpr (requires { e.sharers; }) {
-                other = index_.provider.view(index_type::frame_of(e));
-            } else {
-                other = view(e);
-                if (other.empty()) {
-                    *gone = true;
-                    return std::strong_ordering::equal;
-                }
-            }
-            return mine.empty() ? std::strong_ordering::less : order(mine, other);
-        };
-    }
-
-    [[nodiscard]] auto frame_order_of(page_bytes content) noexcept {
-        return [this, content](stable_node& e) {
-            return order(content, index_.provider.view(index_type::frame_of(e)));
-        };
-    }
-
-    /// Zero pages have digest 0, so that they cost none.
-    [[nodiscard]] std::uint64_t digest_of(page_bytes bytes, partition const& p) noexcept {
-        if (is_zero(bytes)) {
-            return 0;
-        }
-        ++index_.counters.digests;
-        return Policy::digest(bytes, p.seed);
-    }
-
     index_type& index_;
+    contents<Provider, Policy> contents_;
     tunables const& tunables_;
     rmap_item const* memo_item_ = nullptr; // whose digest a failed prediction took
     std::uint64_t memo_digest_ = 0;

@@ -14,8 +14,8 @@
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
-using list_hook = boost::intrusive::list_base_hook<
-    boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+using list_hook =
+    boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
 struct space;
 

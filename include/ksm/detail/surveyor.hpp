@@ -128,9 +128,7 @@ class surveyor {
                 index_.hang_on_zero(item);
             }
             return;
-        case page_state::written:
-            index_.detach(item);
-            break;
+        case page_state::written: index_.detach(item); break;
         case page_state::unknown:
             if (item.where() != item_state::unstable) {
                 index_.detach(item);

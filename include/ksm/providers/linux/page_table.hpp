@@ -22,8 +22,7 @@ class page_table {
   public:
     static constexpr std::size_t row_pages = entry_row::pages;
 
-    explicit page_table(unsigned arena_shift) noexcept
-        : arena_shift_(arena_shift) {}
+    explicit page_table(unsigned arena_shift) noexcept : arena_shift_(arena_shift) {}
 
     [[nodiscard]] page_entry at(page_number page) const noexcept {
         chunk const* const c = find(page.value() / row_pages);
@@ -89,8 +88,7 @@ class page_table {
     /// merged once are likely to be merged again.
     void trim(page_number first, std::size_t pages) noexcept {
         std::size_t p = position_of(first.value() / row_pages);
-        while (p < chunks_.size() &&
-               chunks_[p].index <= (first.value() + pages - 1) / row_pages) {
+        while (p < chunks_.size() && chunks_[p].index <= (first.value() + pages - 1) / row_pages) {
             if (chunks_[p].row.empty()) {
                 chunks_[p].row.give_back(memory_);
                 chunks_.erase(p);
