@@ -54,9 +54,11 @@ TEST_CASE("merging keeps every byte and gives the memory of the duplicates back"
         equal = equal && m.holds(i, i * 2654435761U % 97);
     }
     CHECK(equal);
-    std::size_t const after = memory_use("Pss:");
-    REQUIRE(before > after);
-    CHECK(before - after >= duplicates * p.page_size() * 9 / 10);
+    if (pss_is_ours) {
+        std::size_t const after = memory_use("Pss:");
+        REQUIRE(before > after);
+        CHECK(before - after >= duplicates * p.page_size() * 9 / 10);
+    }
     CHECK(p.usage().frames_live == distinct.size());
 }
 
@@ -168,23 +170,26 @@ TEST_CASE("a page may be merged again from every state", "[linux]") {
 TEST_CASE("zero pages are given back, and a later store to one is seen", "[linux]") {
     linux_options options = GENERATE(quiescent(), by_mprotect());
     linux_provider p{options};
-    memory m{p, 256};
-    for (std::size_t i = 0; i < 256; ++i) {
+    memory m{p, 2048};
+    for (std::size_t i = 0; i < 2048; ++i) {
         m.fill(i, 1);
         std::memset(m.at(i), 0, p.page_size());
     }
-    m.at(200)[p.page_size() - 1] = std::byte{1};
+    m.at(2000)[p.page_size() - 1] = std::byte{1};
     std::size_t const mappings = detail::os::count_mappings();
     std::size_t const before = memory_use("Pss:");
-    progress const done = p.merge_zero(p.space(), m.page(0), pages(256));
-    CHECK(done.done == pages(200));
+    progress const done = p.merge_zero(p.space(), m.page(0), pages(2048));
+    CHECK(done.done == pages(2000));
     CHECK(done.why == status::changed);
-    CHECK(before - memory_use("Pss:") >= 190 * p.page_size());
+    if (pss_is_ours) {
+        // The rest of the process is in this figure, too: nine tenths are proof enough.
+        CHECK(before - memory_use("Pss:") >= 1800 * p.page_size());
+    }
     CHECK(detail::os::count_mappings() == mappings);
     CHECK(m.zero(10));
     page_run const zeros = look(p, m.page(0));
     CHECK(zeros.state == page_state::zero);
-    CHECK(zeros.pages == pages(200));
+    CHECK(zeros.pages == pages(2000));
     m.fill(10, 3);
     std::memset(m.at(11), 0, p.page_size());
     page_run const written = look(p, m.page(10));

@@ -78,11 +78,11 @@ TEST_CASE("memory that is not fit to be a region is refused with the reason", "[
                    -1, 0) != MAP_FAILED);
     refuses(p, mixed, 4 * page, region_fault::mixed);
 
-    auto const stack = reinterpret_cast<std::uintptr_t>(&fd) / page * page;
+    // Not the address of a variable: a sanitizer keeps those elsewhere.
+    auto const stack = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) / page * page;
     refuses(p, reinterpret_cast<void*>(stack), page, region_fault::stack);
     std::thread{[&] {
-        int here = 0;
-        auto const own = reinterpret_cast<std::uintptr_t>(&here) / page * page;
+        auto const own = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) / page * page;
         refuses(p, reinterpret_cast<void*>(own - 15 * page), 16 * page, region_fault::stack);
     }}.join();
 

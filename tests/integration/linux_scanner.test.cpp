@@ -27,7 +27,9 @@ TEST_CASE("the engine merges settled memory of the process and gives it back", "
         CHECK(engine.scan_pass().why == status::ok);
     }
     CHECK(engine.statistics().pages_sharing >= duplicates * 9 / 10);
-    CHECK(before - memory_use("Pss:") >= duplicates * p.page_size() * 9 / 10);
+    if (pss_is_ours) {
+        CHECK(before - memory_use("Pss:") >= duplicates * p.page_size() * 9 / 10);
+    }
     CHECK(p.usage().metadata_bytes <=
           4 * m.size() + 8 * p.page_size() + detail::os::pagemap::buffer_bytes());
     bool equal = true;

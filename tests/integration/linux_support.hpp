@@ -117,6 +117,16 @@ int in_child(Body body) {
     return WIFEXITED(state) ? WEXITSTATUS(state) : 1000 + WTERMSIG(state);
 }
 
+/// False in a build with sanitizers, whose shadow memory grows by more than merging gives back.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool pss_is_ours = false;
+#elif defined(__has_feature)
+inline constexpr bool pss_is_ours =
+    !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
+#else
+inline constexpr bool pss_is_ours = true;
+#endif
+
 /// A line of /proc/self/smaps_rollup, in bytes.
 inline std::size_t memory_use(char const* key) {
     std::FILE* const f = std::fopen("/proc/self/smaps_rollup", "r");
