@@ -6,6 +6,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include <ksm/config.hpp>
 #include <ksm/version.hpp>
@@ -71,7 +72,11 @@ struct page_range {
     page_number first;
     page_count count;
 
-    [[nodiscard]] constexpr page_number end() const noexcept { return first + count; }
+    /// One past the last page; a range that would go on behind the last number ends there.
+    [[nodiscard]] constexpr page_number end() const noexcept {
+        std::uint64_t const left = std::numeric_limits<std::uint64_t>::max() - first.value();
+        return page_number{first.value() + (count.value() < left ? count.value() : left)};
+    }
     [[nodiscard]] constexpr bool contains(page_number p) const noexcept {
         return first <= p && p < end();
     }

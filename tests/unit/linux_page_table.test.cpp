@@ -77,3 +77,14 @@ TEST_CASE("page table: an empty row takes any frames anew, and its memory can be
     CHECK(table.bytes() < narrow);
     CHECK(table.mappings() == 0);
 }
+
+TEST_CASE("page table: a run across windows of frames is kept whole, also in an empty row") {
+    page_table table(16);
+    for (int round = 0; round < 2; ++round) {
+        put(table, 0, 8, page_entry::merged(frame_id{16380}));
+        for (std::uint64_t i = 0; i < 8; ++i) {
+            CHECK(table.at(page_number{i}).frame() == frame_id{16380 + i});
+        }
+        table.set(page_number{0}, 8, page_entry::home());
+    }
+}

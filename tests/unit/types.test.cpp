@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <limits>
+
 #include <ksm/types.hpp>
 
 #include "../support/catch.hpp"
@@ -62,4 +64,11 @@ TEST_CASE("a range contains its first page, and not its end") {
     CHECK_FALSE(page_range{page_number{10}, page_count{}}.contains(page_number{10}));
     CHECK(r == page_range{page_number{10}, page_count{3}});
     CHECK_FALSE(r == page_range{page_number{10}, page_count{4}});
+}
+
+TEST_CASE("a range that would go on behind the last page ends there") {
+    ksm::page_range const r{ksm::page_number{7},
+                            ksm::page_count{std::numeric_limits<std::size_t>::max()}};
+    CHECK(r.end() == ksm::page_number{std::numeric_limits<std::uint64_t>::max()});
+    CHECK(r.contains(ksm::page_number{8}));
 }

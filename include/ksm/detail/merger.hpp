@@ -39,14 +39,15 @@ class merger {
     }
 
     /// Hangs a page on the node of the frame that it maps already (S10). A frame without a node
-    /// (an earlier scanner's) gets one unless another frame has its content.
-    [[nodiscard]] bool adopt(rmap_item& item, frame_id frame) noexcept {
+    /// (an earlier scanner's) gets one unless another frame has its content, or the report is not
+    /// `current`: the frame may have been released since it was made.
+    [[nodiscard]] bool adopt(rmap_item& item, frame_id frame, bool current) noexcept {
         if (item.where() == item_state::stable && index_type::frame_of(*item.node()) == frame) {
             return true;
         }
         index_.detach(item);
         stable_node* node = index_.node_of(frame);
-        if (node == nullptr) {
+        if (node == nullptr && current) {
             node = make_stable_node(frame, index_.partitions[item.partition]);
             if (node != nullptr) {
                 wake_equals_of(*node);
@@ -274,7 +275,7 @@ class merger {
         }
         auto const undo_from = [&](std::size_t i, std::size_t pages) {
             make_private(sa, pa + page_count{i}, pages);
-            index_.provider.release(made.first + page_count{i}, page_count{pages});
+            index_.release(made.first + page_count{i}, page_count{pages});
         };
         for (std::size_t i = 0; i < promoted;) {
             progress const merged = index_.provider.merge(

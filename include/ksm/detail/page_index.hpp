@@ -188,6 +188,12 @@ class page_index {
         }
     }
 
+    /// Gives frames back to the provider.
+    void release(frame_id first, page_count count) noexcept {
+        ++releases;
+        provider.release(first, count);
+    }
+
     [[nodiscard]] static frame_id frame_of(stable_node& node) noexcept {
         return frame_id{stable_chunk::number_of(node)};
     }
@@ -210,6 +216,7 @@ class page_index {
                            boost::intrusive::constant_time_size<false>>
         spaces; ///< In the order in which they are scanned.
     ksm::statistics counters;
+    std::uint64_t releases = 0; ///< Calls of `release`: reports from before one may be outdated.
 
   private:
     /// No visit is due any more.
@@ -223,7 +230,7 @@ class page_index {
         frame_id const frame = frame_of(node);
         partitions[node.partition].stable.erase(node);
         discard_node(node);
-        provider.release(frame, page_count{1});
+        release(frame, page_count{1});
     }
 };
 

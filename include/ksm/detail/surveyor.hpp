@@ -42,6 +42,7 @@ class surveyor {
         page_number from;
         page_number listed; // end of the part of the space that the reports have covered
         for (bool end = false; !end;) {
+            releases_ = index_.releases;
             survey_result const r = index_.provider.survey(s.id, from, wanted, runs);
             KSM_ASSERT(r.runs <= runs.size() && (r.end || r.next > from || r.runs > 0),
                        "a survey must advance");
@@ -111,7 +112,7 @@ class surveyor {
         }
         switch (run.state) {
         case page_state::merged:
-            if (!strays && merger_.adopt(item, frame)) {
+            if (!strays && merger_.adopt(item, frame, index_.releases == releases_)) {
                 return;
             }
             // A frame whose content another frame already stands for, or (I2) a frame of another
@@ -166,6 +167,7 @@ class surveyor {
     merger<Provider, Policy>& merger_;
     tunables const& tunables_;
     active_list::iterator hint_;
+    std::uint64_t releases_ = 0; // when the provider was asked
 };
 
 } // namespace detail

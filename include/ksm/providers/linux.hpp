@@ -177,6 +177,9 @@ inline linux_usage linux_provider::usage() const noexcept {
 inline bool linux_provider::new_memory_is_locked() noexcept {
     // mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
     // copy-on-write of every merged page: seen at a mapping that nobody wrote to.
+    if (detail::os::file_size_limit() < machine_.page) {
+        return false; // nothing will be promoted, either
+    }
     int const fd = ::memfd_create("ksm", MFD_CLOEXEC);
     bool locked = false;
     if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
@@ -279,11 +282,17 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (!regions_.prepare_cut()) {
         return {region_fault::out_of_memory, {}};
     }
-    progress const p = unmerge(space(), range.first, range.count, detail::os::privacy::mapping);
-    if (p.why != status::ok && p.why != status::gone) {
-        return {p.why == status::out_of_memory ? region_fault::out_of_memory
-                                               : region_fault::refused,
-                {"madvise(MADV_POPULATE_WRITE)", p.why == status::out_of_memory ? ENOMEM : EFAULT}};
+    for (page_number from = range.first; from < range.end();) {
+        progress const p = unmerge(space(), from, range.end() - from, detail::os::privacy::mapping);
+        from += p.done;
+        switch (p.why) {
+        case status::ok: break;
+        case status::gone: from += page_count{1}; break; // unmapped: nothing to make private
+        case status::out_of_memory:
+            return {region_fault::out_of_memory, {"madvise(MADV_POPULATE_WRITE)", ENOMEM}};
+        case status::busy: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EAGAIN}};
+        default: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EFAULT}};
+        }
     }
     std::size_t const before = machine_.table.mappings();
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
@@ -309,9 +318,8 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     if (space != this->space() || machine_.marker.in_child()) {
         return {};
     }
-    if (!pagemap_.intact()) {
+    if (!pagemap_.intact() && !pagemap_.reopen()) {
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
-        return {};
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
     return detail::os::survey_regions(machine_, pagemap_, regions_, from, out);

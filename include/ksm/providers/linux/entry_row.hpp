@@ -50,7 +50,14 @@ class entry_row {
     [[nodiscard]] bool make(row_memory& memory) noexcept;
     /// \requires The row is empty.
     void give_back(row_memory& memory) noexcept;
-    /// Makes sure that the entry can be set. False: no memory, nothing changed.
+    /// Lets an empty row take any frames anew. \requires No `set` is due for what was accepted.
+    void renew() noexcept {
+        if (live_ == 0) {
+            windows_ = {no_window, no_window};
+        }
+    }
+    /// Makes sure that the entry can be set, beside those that were accepted since `renew`. False:
+    /// no memory, nothing changed.
     [[nodiscard]] bool accept(page_entry e, row_memory& memory) noexcept;
 
   private:
@@ -87,9 +94,6 @@ inline bool entry_row::accept(page_entry e, row_memory& memory) noexcept {
     std::uint32_t const tag = e.bits() >> 30;
     if (wide_ || tag == 0) {
         return true;
-    }
-    if (live_ == 0) {
-        windows_ = {no_window, no_window};
     }
     std::uint32_t const window = e.bits() & page_entry::max_value & ~window_mask;
     std::uint32_t& mine = windows_[tag == 3];

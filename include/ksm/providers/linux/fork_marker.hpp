@@ -41,7 +41,6 @@ class fork_marker {
     [[nodiscard]] bool in_child() const noexcept {
         return word_ == nullptr || word_->load(std::memory_order_relaxed) == 0;
     }
-    [[nodiscard]] std::atomic<std::uint32_t> const* word() const noexcept { return word_; }
 
   private:
     std::atomic<std::uint32_t>* word_ = nullptr;

@@ -148,12 +148,6 @@ class frame_store {
     [[nodiscard]] std::size_t slot(frame_id f) const noexcept {
         return static_cast<std::size_t>(f.value() & ((std::uint64_t{1} << shift_) - 1));
     }
-    [[nodiscard]] static std::uint64_t file_size_limit() noexcept {
-        rlimit limit;
-        return ::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY
-                   ? std::numeric_limits<std::uint64_t>::max()
-                   : limit.rlim_cur;
-    }
     [[nodiscard]] static int create_file() noexcept {
         unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
         int const fd = ::memfd_create("ksm", flags | mfd_noexec_seal);

@@ -94,9 +94,10 @@ struct replacement {
                live_equal(p.at + equal * m.page, content + equal * m.page, m.page)) {
             ++equal;
         }
+        affordable = equal == 0 || m.affordable(p.first, equal, entry);
+        // The last look before the replacement: see segv_handler.
         r.aborted = window.aborted();
         if (equal != 0 && !r.aborted) {
-            affordable = m.affordable(p.first, equal, entry);
             if (affordable) {
                 r.error = m.frames.map(p.at, frame, equal, p.map_flags);
                 r.repaired = r.error == ENOMEM && m.repair(p.at, equal, content, p.map_flags);
@@ -142,12 +143,12 @@ struct replacement {
         while (zeros < p.pages && live_zero(p.at + zeros * m.page, m.page)) {
             ++zeros;
         }
+        affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.aborted = window.aborted();
         if (zeros != 0 && !r.aborted) {
             if (by_advice) {
                 r.error = advise(p.at, zeros * m.page, MADV_DONTNEED);
             } else {
-                affordable = m.affordable(p.first, zeros, page_entry::zero());
                 if (affordable) {
                     r.error = map_at(p.at, zeros * m.page, read_write, anonymous | p.map_flags);
                     // Anonymous memory is zero: there is no content to put back.

@@ -44,6 +44,7 @@ class page_table {
                 return false;
             }
             entry_row& row = find(page / row_pages)->row;
+            row.renew();
             if (!row.accept(entry.advanced(i), memory_) ||
                 !row.accept(entry.advanced(i + n - 1), memory_)) {
                 return false;
@@ -142,19 +143,20 @@ class page_table {
                              [](chunk const& c, std::uint64_t i) { return c.index < i; });
         return static_cast<std::size_t>(p - chunks_.begin());
     }
+    // Does not remember the answer: it is called in write windows, and the table may live in one.
     [[nodiscard]] chunk const* find(std::uint64_t index) const noexcept {
         if (last_ < chunks_.size() && chunks_[last_].index == index) {
             return &chunks_[last_];
         }
         std::size_t const p = position_of(index);
-        if (p == chunks_.size() || chunks_[p].index != index) {
-            return nullptr;
-        }
-        last_ = p;
-        return &chunks_[p];
+        return p == chunks_.size() || chunks_[p].index != index ? nullptr : &chunks_[p];
     }
     [[nodiscard]] chunk* find(std::uint64_t index) noexcept {
-        return const_cast<chunk*>(static_cast<page_table const&>(*this).find(index));
+        auto* const c = const_cast<chunk*>(static_cast<page_table const&>(*this).find(index));
+        if (c != nullptr) {
+            last_ = static_cast<std::size_t>(c - chunks_.begin());
+        }
+        return c;
     }
     [[nodiscard]] bool add(std::uint64_t index) noexcept {
         if (!chunks_.reserve(chunks_.size() + 1)) {
@@ -171,7 +173,7 @@ class page_table {
     unsigned arena_shift_;
     row_memory memory_;
     own_array<chunk> chunks_;
-    mutable std::size_t last_ = 0;
+    std::size_t last_ = 0;
     std::size_t mappings_ = 0;
 };
 

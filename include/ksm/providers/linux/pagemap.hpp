@@ -39,11 +39,7 @@ class pagemap {
 
     pagemap() noexcept
         : buffer_(static_cast<std::uint64_t*>(own_map(buffer_entries * sizeof(std::uint64_t)))) {
-        // A descriptor of pagemap stays bound to the memory of the process that opened it.
-        int const fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-        error_ = fd < 0 ? os_error{"open(/proc/self/pagemap)", errno} : os_error{};
-        file_ = descriptor{fd};
-        if (buffer_ == nullptr && !error_) {
+        if (reopen() && buffer_ == nullptr) {
             error_ = {"mmap", ENOMEM};
         }
     }
@@ -56,6 +52,15 @@ class pagemap {
     pagemap(pagemap const&) = delete;
     pagemap& operator=(pagemap const&) = delete;
 
+    /// For a descriptor that the application has closed. \requires Not a forked child: the
+    /// descriptor stays bound to the memory of the process that opens it.
+    bool reopen() noexcept {
+        int const fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        error_ = fd < 0 ? os_error{"open(/proc/self/pagemap)", errno} : os_error{};
+        file_ = descriptor{fd};
+        return fd >= 0;
+    }
+
     [[nodiscard]] os_error error() const noexcept { return error_; }
     [[nodiscard]] bool intact() const noexcept { return !error_ && file_.intact(); }
     [[nodiscard]] static constexpr std::size_t buffer_bytes() noexcept {
@@ -67,6 +72,9 @@ class pagemap {
     [[nodiscard]] std::span<std::uint64_t const> read(page_number first,
                                                       std::size_t pages) noexcept {
         std::size_t const bytes = std::min(pages, buffer_entries) * sizeof(std::uint64_t);
+        if (error_) {
+            return {};
+        }
         ssize_t const n = ::pread(file_.get(), buffer_, bytes,
                                   static_cast<off_t>(first.value() * sizeof(std::uint64_t)));
         return {buffer_, n < 0 ? 0 : static_cast<std::size_t>(n) / sizeof(std::uint64_t)};

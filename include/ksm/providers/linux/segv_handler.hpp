@@ -11,11 +11,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <new>
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 
+#include <ksm/providers/linux/own_memory.hpp>
 #include <ksm/providers/linux/syscalls.hpp>
 #include <ksm/version.hpp>
 
@@ -31,7 +33,6 @@ struct fault_window {
     std::atomic<int> owner{0};        ///< The merging thread.
     std::atomic<bool> aborted{false}; ///< The merging thread itself wrote into its window.
     std::atomic<std::uint32_t> waiting{0};
-    std::atomic<std::atomic<std::uint32_t> const*> marker{nullptr}; ///< See fork_marker.
 };
 
 class segv_handler {
@@ -58,19 +59,15 @@ class segv_handler {
     }
 
     /// A window for a provider, or null: all are in use.
-    [[nodiscard]] fault_window* take(std::atomic<std::uint32_t> const* marker) noexcept {
+    [[nodiscard]] fault_window* take() noexcept {
         for (fault_window& w : windows_) {
             if (!w.taken.exchange(true)) {
-                w.marker.store(marker);
                 return &w;
             }
         }
         return nullptr;
     }
-    void give_back(fault_window& w) noexcept {
-        w.marker.store(nullptr);
-        w.taken.store(false);
-    }
+    void give_back(fault_window& w) noexcept { w.taken.store(false); }
 
     /// Faults in this range may come from a window that has closed in the meantime. The range
     /// never shrinks: such a fault may be handled after its provider is gone.
@@ -149,11 +146,37 @@ class segv_handler {
     static void before_fork() noexcept {
         instance_.forks_.fetch_add(1);
         while (instance_.open_windows_.load() != 0) {
+            if (instance_.in_child()) {
+                instance_.open_inherited();
+                return;
+            }
             ::sched_yield();
         }
     }
     static void after_fork() noexcept { instance_.forks_.fetch_sub(1); }
-    static void after_fork_in_child() noexcept { instance_.forks_.store(0); }
+    // Other threads of the parent may have been between two steps of `enter_gate` or `install`.
+    static void after_fork_in_child() noexcept {
+        instance_.forks_.store(0);
+        instance_.open_windows_.store(0);
+        instance_.installing_.store(false);
+    }
+
+    /// A forked child, also one by a raw clone.
+    [[nodiscard]] bool in_child() const noexcept {
+        std::atomic<std::uint32_t> const* const word = alive_.load();
+        return word != nullptr && word->load() == 0;
+    }
+    /// In a child of a raw clone: nobody else will open its copies of the parent's windows.
+    void open_inherited() noexcept {
+        for (fault_window& w : windows_) {
+            std::uint32_t g = w.generation.load();
+            if (g % 2 != 0 && w.generation.compare_exchange_strong(g, g + 1)) {
+                static_cast<void>(protect(reinterpret_cast<std::byte*>(w.begin.load()),
+                                          w.end.load() - w.begin.load(), read_write));
+            }
+        }
+        open_windows_.store(0);
+    }
 
     os_error do_install() noexcept {
         struct sigaction now;
@@ -161,6 +184,17 @@ class segv_handler {
             return {"sigaction", errno};
         }
         if (previous_.load() == nullptr) {
+            if (alive_.load() == nullptr) {
+                void* const page = own_map(page_bytes());
+                if (page == nullptr) {
+                    return {"mmap", ENOMEM};
+                }
+                if (int const e = advise(page, page_bytes(), MADV_WIPEONFORK); e != 0) {
+                    ::munmap(page, page_bytes());
+                    return {"madvise(MADV_WIPEONFORK)", e};
+                }
+                alive_.store(::new (page) std::atomic<std::uint32_t>{1});
+            }
             if (int const e = ::pthread_atfork(before_fork, after_fork, after_fork_in_child);
                 e != 0) {
                 return {"pthread_atfork", e};
@@ -178,7 +212,9 @@ class segv_handler {
         }
         struct sigaction ours {};
         ours.sa_sigaction = &segv_handler::on_fault;
-        ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        // A signal may come while a thread waits here, and its handler may store into a window,
+        // too.
+        ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         ::sigemptyset(&ours.sa_mask);
         return ::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
                                                          : os_error{};
@@ -229,14 +265,10 @@ class segv_handler {
     }
 
     void settle_in(fault_window& w, std::uint32_t g) noexcept {
-        std::atomic<std::uint32_t> const* const marker = w.marker.load();
         auto* const at = reinterpret_cast<std::byte*>(w.begin.load());
         std::size_t const bytes = w.end.load() - w.begin.load();
-        if (marker == nullptr || marker->load() == 0) {
-            // A raw clone inside the window: nobody will close the child's copy of it.
-            static_cast<void>(protect(at, bytes, read_write));
-            w.generation.store(g + 1);
-            open_windows_.store(0);
+        if (in_child()) {
+            open_inherited();
         } else if (w.owner.load() == thread_id()) {
             static_cast<void>(protect(at, bytes, read_write));
             w.aborted.store(true);
@@ -285,13 +317,11 @@ class segv_handler {
             return;
         }
         sigset_t before;
-        ::pthread_sigmask(SIG_BLOCK, &previous.sa_mask, &before);
-        if ((previous.sa_flags & SA_NODEFER) != 0) {
-            sigset_t self;
-            ::sigemptyset(&self);
-            ::sigaddset(&self, signal);
-            ::pthread_sigmask(SIG_UNBLOCK, &self, nullptr);
+        sigset_t blocked = previous.sa_mask;
+        if ((previous.sa_flags & SA_NODEFER) == 0) {
+            ::sigaddset(&blocked, signal);
         }
+        ::pthread_sigmask(SIG_BLOCK, &blocked, &before);
         if ((previous.sa_flags & SA_SIGINFO) != 0) {
             previous.sa_sigaction(signal, info, context);
         } else {
@@ -309,6 +339,8 @@ class segv_handler {
     std::atomic<std::uint32_t> open_windows_{0};
     std::atomic<std::uint32_t> forks_{0};
     std::atomic<bool> installing_{false};
+    /// A page that a fork wipes. It outlives every provider: a thread may be late in a window.
+    std::atomic<std::atomic<std::uint32_t> const*> alive_{nullptr};
     struct sigaction first_ {};   ///< What was there before us.
     struct sigaction default_ {}; ///< SIG_DFL is zero.
     std::atomic<struct sigaction const*> previous_{nullptr};

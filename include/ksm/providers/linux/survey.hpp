@@ -92,6 +92,13 @@ struct finding {
     return {page_state::gone, entry};
 }
 
+/// Where the kernel does not tell: private pages are there, and nothing has been written. Merging
+/// is off then, but what is merged must not be taken for gone.
+[[nodiscard]] inline pagemap_entry assumed(page_entry entry) noexcept {
+    bool const has_frame = entry.kind() == backing::merged || entry.kind() == backing::zero;
+    return pagemap_entry{has_frame ? 0 : std::uint64_t{1} << 63 | std::uint64_t{1} << 56};
+}
+
 /// \requires `out` is not empty.
 [[nodiscard]] inline survey_result survey_regions(machinery& m, pagemap& kernel,
                                                   region_list const& regions, page_number from,
@@ -103,16 +110,17 @@ struct finding {
             // Runs are often one page long: what does not fit into `out` is read again.
             std::span<std::uint64_t const> const entries =
                 kernel.read(page, std::min((r->pages.end() - page).value(), 2 * out.size()));
-            if (entries.empty()) {
-                break; // the kernel does not tell: nothing can be said of these pages
-            }
-            for (std::size_t i = 0; i < entries.size();) {
+            std::size_t const n = entries.empty()
+                                      ? std::min((r->pages.end() - page).value(), 2 * out.size())
+                                      : entries.size();
+            for (std::size_t i = 0; i < n;) {
                 entry_row const* const row = m.table.row(page + page_count{i});
                 std::size_t slot = (page + page_count{i}).value() % page_table::row_pages;
-                for (; i < entries.size() && slot < page_table::row_pages; ++i, ++slot) {
+                for (; i < n && slot < page_table::row_pages; ++i, ++slot) {
                     page_number const p = page + page_count{i};
                     page_entry const entry = row == nullptr ? page_entry::home() : (*row)[slot];
-                    finding const f = examine_page(m, p, entry, pagemap_entry{entries[i]});
+                    finding const f = examine_page(
+                        m, p, entry, entries.empty() ? assumed(entry) : pagemap_entry{entries[i]});
                     if (f.state == page_state::gone) {
                         continue;
                     }
@@ -126,7 +134,7 @@ struct finding {
                     }
                 }
             }
-            page += page_count{entries.size()};
+            page += page_count{n};
         }
         from = r->pages.end();
     }

@@ -8,6 +8,7 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -129,6 +130,14 @@ class descriptor {
     dev_t device_ = 0;
     ino_t inode_ = 0;
 };
+
+/// RLIMIT_FSIZE, which holds for memfds, too: going beyond raises SIGXFSZ.
+[[nodiscard]] inline std::uint64_t file_size_limit() noexcept {
+    rlimit limit;
+    return ::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY
+               ? std::numeric_limits<std::uint64_t>::max()
+               : limit.rlim_cur;
+}
 
 /// A small number in a file such as /proc/sys/vm/max_map_count, or `otherwise`.
 [[nodiscard]] inline std::size_t number_in_file(char const* path, std::size_t otherwise) noexcept {

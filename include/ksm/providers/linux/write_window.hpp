@@ -100,7 +100,7 @@ class exclusion {
         if (refusal_ = segv_handler::instance().install(); refusal_) {
             return;
         }
-        window_ = segv_handler::instance().take(marker_.word());
+        window_ = segv_handler::instance().take();
         if (window_ == nullptr) {
             refusal_ = {"windows of the process", EUSERS};
         }
