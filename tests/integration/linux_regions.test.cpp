@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSL-1.0
+#include <limits>
 #include <memory>
 #include <string>
+#include <sys/resource.h>
 #include <thread>
 
 #include <sys/syscall.h>
@@ -183,4 +185,42 @@ TEST_CASE("a region in which nothing is merged costs almost nothing", "[linux]")
     CHECK(p.usage().metadata_bytes - before <= 2 * p.page_size());
     REQUIRE(p.promote(p.space(), m.page(12345), pages(1)).made.why == status::ok);
     CHECK(p.usage().metadata_bytes - before <= 6 * p.page_size());
+}
+
+TEST_CASE("a limit on the size of files is met without a signal", "[linux]") {
+    CHECK(in_child([] {
+              rlimit const none{0, 0};
+              if (::setrlimit(RLIMIT_FSIZE, &none) != 0) {
+                  return 77;
+              }
+              linux_provider p{quiescent()};
+              page_range range;
+              if (p.try_map(pages(4), range)) {
+                  return 1;
+              }
+              return p.promote(p.space(), range.first, pages(1)).made.why == status::out_of_frames
+                         ? 0
+                         : 2;
+          }) == 0);
+}
+
+TEST_CASE("a range that goes on behind the last page is no region", "[linux]") {
+    linux_provider p{quiescent()};
+    memory m{p, 4};
+    page_count const endless{std::numeric_limits<std::size_t>::max()};
+    CHECK(p.try_release({m.page(0), endless}).what == region_fault::not_a_region);
+}
+
+TEST_CASE("release makes the pages behind a hole private, too", "[linux]") {
+    linux_provider p{by_mprotect()};
+    page_range const range = p.map(pages(300));
+    std::memset(p.address(range.first), 7, 300 * p.page_size());
+    REQUIRE(p.promote(p.space(), range.first, pages(300)).made.done == pages(300));
+    REQUIRE(::munmap(p.address(range.first + pages(10)), p.page_size()) == 0);
+    CHECK_FALSE(p.try_release(range));
+    std::byte* const later = p.address(range.first + pages(200));
+    CHECK(later[0] == std::byte{7});
+    REQUIRE(::madvise(later, p.page_size(), MADV_DONTNEED) == 0);
+    CHECK(later[0] == std::byte{0});
+    ::munmap(p.address(range.first), 300 * p.page_size());
 }

@@ -60,6 +60,13 @@ void exit_42(int) { ::_exit(42); }
 
 void write_byte(std::byte volatile* p) { *p = std::byte{1}; }
 
+std::byte volatile* stored_by_signal = nullptr;
+std::atomic<bool> signal_came{false};
+void store_by_signal(int) {
+    signal_came = true;
+    write_byte(stored_by_signal);
+}
+
 } // namespace
 
 TEST_CASE("no store is lost while two threads write to the pages that are merged", "[linux]") {
@@ -252,6 +259,67 @@ TEST_CASE("a writer waits until the window is closed", "[linux]") {
     w.window->close();
     writer.join();
     CHECK(w.region.at(3)[0] == std::byte{1});
+}
+
+TEST_CASE("a signal that comes while its thread waits may store into the window, too", "[linux]") {
+    CHECK(in_child([] {
+              open_window w;
+              stored_by_signal = w.region.at(2);
+              struct sigaction action {};
+              action.sa_handler = store_by_signal;
+              ::sigaction(SIGUSR1, &action, nullptr);
+              std::atomic<bool> started{false};
+              std::thread writer{[&] {
+                  sigset_t one;
+                  ::sigemptyset(&one);
+                  ::sigaddset(&one, SIGUSR1);
+                  ::pthread_sigmask(SIG_UNBLOCK, &one, nullptr);
+                  started = true;
+                  write_byte(w.region.at(3));
+              }};
+              while (!started) {
+                  ::sched_yield();
+              }
+              for (int i = 0; i < 1000; ++i) {
+                  ::sched_yield();
+              }
+              ::pthread_kill(writer.native_handle(), SIGUSR1);
+              while (!signal_came) {
+                  ::sched_yield();
+              }
+              w.window->close();
+              writer.join();
+              return w.region.at(2)[0] == std::byte{1} && w.region.at(3)[0] == std::byte{1} ? 0 : 1;
+          }) == 0);
+}
+
+TEST_CASE("a child forked while a thread opens windows can fork itself", "[linux]") {
+    linux_provider p{by_mprotect()};
+    memory m{p, 4};
+    for (std::size_t i = 0; i < m.size(); ++i) {
+        m.fill(i, 1);
+    }
+    std::atomic<bool> stop{false};
+    std::thread merger{[&] {
+        while (!stop) {
+            static_cast<void>(p.promote(p.space(), m.page(0), pages(4)));
+            static_cast<void>(p.unmerge(p.space(), m.page(0), pages(4)));
+        }
+    }};
+    int good = 0;
+    for (int i = 0; i < 100; ++i) {
+        pid_t const child = ::fork();
+        if (child == 0) {
+            ::alarm(10);
+            ::_exit(in_child([] { return 7; }) == 7 ? 0 : 1);
+        }
+        int state = -1;
+        ::waitpid(child, &state, 0);
+        good += state == 0 ? 1 : 0;
+    }
+    stop = true;
+    merger.join();
+    CHECK(good == 100);
 }
 
 TEST_CASE("a child cloned inside a window opens its own copy of it", "[linux]") {
