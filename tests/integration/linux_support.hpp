@@ -103,13 +103,26 @@ inline page_run look(linux_provider& p, page_number page) {
     return none;
 }
 
+/// Ends the process by a signal that no window can block.
+inline void die_in(int seconds) {
+    sigevent event{};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGKILL;
+    timer_t timer;
+    itimerspec const once{{0, 0}, {seconds, 0}};
+    if (::timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 ||
+        ::timer_settime(timer, 0, &once, nullptr) != 0) {
+        ::_exit(99);
+    }
+}
+
 /// Runs `body` in a forked child; its exit code, or 1000 and the signal that ended it.
 template <class Body>
 int in_child(Body body) {
     ::fflush(nullptr);
     pid_t const child = ::fork();
     if (child == 0) {
-        ::alarm(60);
+        die_in(60);
         ::_exit(body());
     }
     int state = 0;

@@ -60,6 +60,9 @@ class segv_handler {
 
     /// A window for a provider, or null: all are in use.
     [[nodiscard]] fault_window* take() noexcept {
+        if (in_child()) { // of a raw clone: it ran no handler of pthread_atfork
+            renew();
+        }
         for (fault_window& w : windows_) {
             if (!w.taken.exchange(true)) {
                 return &w;
@@ -155,13 +158,22 @@ class segv_handler {
     }
     static void after_fork() noexcept { instance_.forks_.fetch_sub(1); }
     // Other threads of the parent may have been between two steps of `enter_gate` or `install`.
-    static void after_fork_in_child() noexcept {
-        instance_.forks_.store(0);
-        instance_.open_windows_.store(0);
-        instance_.installing_.store(false);
+    static void after_fork_in_child() noexcept { instance_.renew(); }
+    /// In a child, before it has threads: the windows become its own.
+    void renew() noexcept {
+        open_inherited();
+        forks_.store(0);
+        installing_.store(false);
+        for (fault_window& w : windows_) {
+            w.waiting.store(0);
+            w.taken.store(false);
+        }
+        if (std::atomic<std::uint32_t>* const word = alive_.load(); word != nullptr) {
+            word->store(1);
+        }
     }
 
-    /// A forked child, also one by a raw clone.
+    /// The child of a raw clone that has no windows of its own yet.
     [[nodiscard]] bool in_child() const noexcept {
         std::atomic<std::uint32_t> const* const word = alive_.load();
         return word != nullptr && word->load() == 0;
@@ -340,7 +352,7 @@ class segv_handler {
     std::atomic<std::uint32_t> forks_{0};
     std::atomic<bool> installing_{false};
     /// A page that a fork wipes. It outlives every provider: a thread may be late in a window.
-    std::atomic<std::atomic<std::uint32_t> const*> alive_{nullptr};
+    std::atomic<std::atomic<std::uint32_t>*> alive_{nullptr};
     struct sigaction first_ {};   ///< What was there before us.
     struct sigaction default_ {}; ///< SIG_DFL is zero.
     std::atomic<struct sigaction const*> previous_{nullptr};
