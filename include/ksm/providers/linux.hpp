@@ -24,6 +24,7 @@
 #include <ksm/page_provider.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/merging.hpp>
+#include <ksm/providers/linux/mirror.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/region_error.hpp>
@@ -67,9 +68,10 @@ class linux_provider {
     /// without attributes that merging would lose. An error changes nothing.
     [[nodiscard]] region_error try_adopt(void* first, std::size_t bytes, page_range& out) noexcept;
     /// Makes every page private and forgets the range, which may be a part of a region or several
-    /// regions side by side. The kernel's mappings stay as many as there were. Where writers could
-    /// not be excluded (see `unmerge`) pages stay private copies in mappings of frames:
-    /// MADV_DONTNEED shows the frame there, and only munmap or a new mapping ends that.
+    /// regions side by side. The memory is as it was before it became a region, its mappings
+    /// included. Where writers could not be excluded (see `unmerge`) pages stay private copies in
+    /// mappings of frames: MADV_DONTNEED shows the frame there, and only munmap or a new mapping
+    /// ends that.
     [[nodiscard]] region_error try_release(page_range range) noexcept;
 
 #if KSM_HAS_EXCEPTIONS
@@ -134,8 +136,15 @@ class linux_provider {
                                    detail::os::privacy wanted) noexcept;
     [[nodiscard]] region_error examine(void const* first, std::size_t bytes,
                                        bool& noreserve) noexcept;
-    [[nodiscard]] region_error add_region(void* first, std::size_t bytes, bool noreserve,
+    [[nodiscard]] region_error add_region(detail::os::region const& r) noexcept;
+    [[nodiscard]] region_error add_mapped(void* first, std::size_t bytes, bool noreserve,
                                           page_range& out) noexcept;
+    /// A mirror for pages of the kernel's mapping `m` from `first` on.
+    [[nodiscard]] std::uint32_t mirror_of(detail::os::extent const& m, page_number first,
+                                          bool noreserve) noexcept;
+    void forget_mirrors() noexcept {
+        mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
+    }
     [[nodiscard]] bool new_memory_is_locked() noexcept;
 #if KSM_HAS_EXCEPTIONS
     static void raise(region_error e) {
@@ -151,7 +160,7 @@ class linux_provider {
     detail::os::machinery machine_;
     detail::os::region_list regions_;
     detail::os::pagemap pagemap_;
-    detail::os::scratch_memory scratch_;
+    detail::os::mirror_store mirrors_{machine_.page};
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
@@ -168,7 +177,7 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.frames_dead = machine_.frames.dead();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + detail::os::pagemap::buffer_bytes();
+                       regions_.bytes() + mirrors_.bytes() + detail::os::pagemap::buffer_bytes();
     u.regions = regions_.size();
     u.region_pages = regions_.pages();
     return u;
@@ -232,14 +241,60 @@ inline region_error linux_provider::examine(void const* first, std::size_t bytes
     return {};
 }
 
-inline region_error linux_provider::add_region(void* first, std::size_t bytes, bool noreserve,
-                                               page_range& out) noexcept {
-    page_range const range{page_of(first), page_count{bytes >> machine_.page_shift}};
-    if (!regions_.add({range, noreserve})) {
+inline region_error linux_provider::add_region(detail::os::region const& r) noexcept {
+    if (!regions_.add(r)) {
+        forget_mirrors();
         return {region_fault::out_of_memory, {}};
     }
-    machine_.writers.watch(static_cast<std::byte const*>(first), bytes);
-    out = range;
+    machine_.writers.watch(address(r.pages.first), r.pages.count.value() << machine_.page_shift);
+    return {};
+}
+
+inline std::uint32_t linux_provider::mirror_of(detail::os::extent const& m, page_number first,
+                                               bool noreserve) noexcept {
+    // A page next to a mapping like it becomes a part of it. Above would not do: a mirror covers
+    // the pages behind its seed.
+    auto* const below = reinterpret_cast<std::byte*>(m.begin - machine_.page);
+    void* const got = ::mmap(below, machine_.page, detail::os::read_write,
+                             detail::os::anonymous | detail::os::map_fixed_noreplace |
+                                 (noreserve ? MAP_NORESERVE : 0),
+                             -1, 0);
+    if (got == MAP_FAILED) {
+        return detail::os::no_mirror;
+    }
+    bool const joined = got == below && detail::os::mapping_at(m.begin).begin < m.begin;
+    if (!joined || !detail::os::write_fault(below, machine_.page)) {
+        ::munmap(got, machine_.page);
+        return detail::os::no_mirror;
+    }
+    return mirrors_.plant(below, first);
+}
+
+inline region_error linux_provider::add_mapped(void* first, std::size_t bytes, bool noreserve,
+                                               page_range& out) noexcept {
+    // A region for each of the kernel's mappings, because a mirror is of one. Each look at the
+    // mappings costs as much as there are: beyond some pieces the rest goes without.
+    std::size_t pieces = 0;
+    page_range const all{page_of(first), page_count{bytes >> machine_.page_shift}};
+    for (page_number from = all.first; from < all.end();) {
+        detail::os::extent const m =
+            ++pieces <= 16 ? detail::os::mapping_at(reinterpret_cast<std::uintptr_t>(address(from)))
+                           : detail::os::extent{};
+        page_number const end{m.end >> machine_.page_shift};
+        page_range piece{from, all.end() - from};
+        if (from < end && end < all.end()) {
+            piece.count = end - from;
+        }
+        std::uint32_t const mirror =
+            m.end == 0 ? detail::os::no_mirror : mirror_of(m, from, noreserve);
+        if (region_error const e = add_region({piece, noreserve, mirror})) {
+            regions_.cut({all.first, from - all.first});
+            forget_mirrors();
+            return e;
+        }
+        from = piece.end();
+    }
+    out = all;
     return {};
 }
 
@@ -249,27 +304,44 @@ inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
     if (region_error const e = examine(first, bytes, noreserve)) {
         return e;
     }
-    return add_region(first, bytes, noreserve, out);
+    return add_mapped(first, bytes, noreserve, out);
 }
 
 inline region_error linux_provider::try_map(page_count pages, page_range& out) noexcept {
     if (pages.value() == 0) {
         return {region_fault::empty, {}};
     }
-    if (pages.value() > SIZE_MAX >> machine_.page_shift) {
+    if (pages.value() >= SIZE_MAX >> machine_.page_shift) {
         return {region_fault::out_of_memory, {}};
     }
+    // One page more than wanted, which becomes the mirror.
     std::size_t const bytes = pages.value() << machine_.page_shift;
-    void* const p = ::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
+    void* const p = ::mmap(nullptr, bytes + machine_.page, detail::os::read_write,
+                           detail::os::anonymous, -1, 0);
     if (p == MAP_FAILED) {
         return {errno == ENOMEM ? region_fault::out_of_memory : region_fault::refused,
                 {"mmap", errno}};
     }
-    region_error const e = try_adopt(p, bytes, out);
-    if (e) {
-        ::munmap(p, bytes);
+    auto* const below = static_cast<std::byte*>(p);
+    std::byte* const at = below + machine_.page;
+    bool noreserve = false;
+    region_error e = examine(at, bytes, noreserve);
+    std::uint32_t mirror = detail::os::no_mirror;
+    if (!e && detail::os::write_fault(below, machine_.page)) {
+        mirror = mirrors_.plant(below, page_of(at));
+    } else {
+        ::munmap(below, machine_.page);
     }
-    return e;
+    page_range const range{page_of(at), pages};
+    if (!e) {
+        e = add_region({range, noreserve, mirror});
+    }
+    if (e) {
+        ::munmap(at, bytes);
+        return e;
+    }
+    out = range;
+    return {};
 }
 
 inline region_error linux_provider::try_release(page_range range) noexcept {
@@ -299,6 +371,7 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     machine_.table.trim(range.first, range.count.value());
     machine_.budget.forget(before - machine_.table.mappings());
     regions_.cut(range);
+    forget_mirrors();
     return {};
 }
 
@@ -310,7 +383,7 @@ inline detail::os::place linux_provider::next_place(space_id space, page_number 
     }
     return {first, address(first),
             std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()}),
-            r->noreserve ? MAP_NORESERVE : 0};
+            r->noreserve ? MAP_NORESERVE : 0, r->mirror};
 }
 
 inline survey_result linux_provider::survey(space_id space, page_number from, coverage,
@@ -408,10 +481,11 @@ inline progress linux_provider::unmerge(space_id space, page_number first, page_
         detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
         progress const one =
             p.pages == 0 ? progress{page_count{0}, status::gone}
-                         : detail::os::unmerge_pages(machine_, scratch_, p, wanted, exclusive);
+                         : detail::os::unmerge_pages(machine_, mirrors_, p, wanted, exclusive);
         all.done += one.done;
         all.why = one.why;
     }
+    mirrors_.rest();
     return all;
 }
 

@@ -13,6 +13,7 @@
 #include <ksm/providers/linux/mapping_budget.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/page_table.hpp>
+#include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
@@ -29,6 +30,7 @@ struct place {
     std::byte* at;
     std::size_t pages;
     int map_flags; ///< What a mapping that replaces them needs besides MAP_PRIVATE.
+    std::uint32_t mirror = no_mirror;
 };
 
 struct machinery {

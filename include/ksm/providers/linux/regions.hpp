@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include <ksm/providers/linux/own_memory.hpp>
 #include <ksm/types.hpp>
@@ -13,9 +14,13 @@
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
+/// Copies for the region are made in memory that fits nowhere.
+inline constexpr std::uint32_t no_mirror = ~std::uint32_t{0};
+
 struct region {
     page_range pages;
     bool noreserve; ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    std::uint32_t mirror = no_mirror; ///< See mirror.hpp. Pieces of a region share it.
 };
 
 class region_list {
@@ -42,6 +47,10 @@ class region_list {
             std::upper_bound(list_.begin(), list_.end(), page,
                              [](page_number p, region const& q) { return p < q.pages.end(); });
         return r == list_.end() ? nullptr : r;
+    }
+    [[nodiscard]] bool has_mirror(std::uint32_t id) const noexcept {
+        return std::any_of(list_.begin(), list_.end(),
+                           [&](region const& r) { return r.mirror == id; });
     }
     [[nodiscard]] bool overlaps(page_range range) const noexcept {
         region const* const r = at_or_after(range.first);
@@ -84,11 +93,14 @@ class region_list {
             region const whole = *r;
             list_.erase(i);
             if (range.end() < whole.pages.end()) {
-                list_.insert(i, {{range.end(), whole.pages.end() - range.end()}, whole.noreserve});
+                list_.insert(i, {{range.end(), whole.pages.end() - range.end()},
+                                 whole.noreserve,
+                                 whole.mirror});
             }
             if (whole.pages.first < range.first) {
-                list_.insert(
-                    i, {{whole.pages.first, range.first - whole.pages.first}, whole.noreserve});
+                list_.insert(i, {{whole.pages.first, range.first - whole.pages.first},
+                                 whole.noreserve,
+                                 whole.mirror});
             }
         }
         pages_ -= range.count.value();

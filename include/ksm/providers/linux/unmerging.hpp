@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSL-1.0
 // Gives pages private copies again. Where writers can be excluded, a prepared copy is moved into
-// the page's place, which is anonymous memory then; readers see the old page or the new one.
-// Otherwise, and at the limit of mappings, a write fault without a write breaks copy-on-write: the
-// copy is private, too, but the mapping stays one of the frame.
+// the page's place, which is anonymous memory then. If it comes from the region's mirror it joins
+// its neighbours and is as it was before it was merged; otherwise it stays a mapping of its own.
+// Without exclusion, and at the limit of mappings, a write fault without a write breaks
+// copy-on-write: the copy is private, too, but the mapping stays one of the frame.
 #ifndef KSM_PROVIDERS_LINUX_UNMERGING_HPP
 #define KSM_PROVIDERS_LINUX_UNMERGING_HPP
 
@@ -10,75 +11,47 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/mirror.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-/// Where copies are prepared: `window_pages` pages between guards.
-class scratch_memory {
-  public:
-    scratch_memory() = default;
-    ~scratch_memory() {
-        if (guard_ != nullptr) {
-            ::munmap(guard_, bytes_);
-        }
+enum class restoration : unsigned char { done, not_possible, no_memory };
+
+/// One window: copies take the place of the pages. \requires The pages map frames, the provider has
+/// entered, and copying is allowed.
+[[nodiscard]] inline restoration restore_pages(machinery& m, mirror_store& mirrors,
+                                               place const& p) noexcept {
+    std::byte* copy = mirrors.get(p.mirror, p.first, p.pages);
+    auto const entry =
+        copy != nullptr ? page_entry::home() : page_entry::displaced(m.displacements);
+    if (copy == nullptr) {
+        copy = mirrors.scratch().get(m.page);
     }
-    scratch_memory(scratch_memory const&) = delete;
-    scratch_memory& operator=(scratch_memory const&) = delete;
-
-    /// Null: no memory.
-    [[nodiscard]] std::byte* get(std::size_t page) noexcept {
-        if (guard_ == nullptr) {
-            std::size_t const bytes = (window_pages + 2) * page;
-            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
-            if (g == MAP_FAILED) {
-                return nullptr;
-            }
-            if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
-                ::munmap(g, bytes);
-                return nullptr;
-            }
-            guard_ = g;
-            bytes_ = bytes;
-        }
-        return static_cast<std::byte*>(guard_) + page;
-    }
-
-  private:
-    void* guard_ = nullptr;
-    std::size_t bytes_ = 0;
-};
-
-enum class displacement : unsigned char { done, not_possible, no_memory };
-
-/// One window. \requires The pages map frames, the provider has entered.
-[[nodiscard]] inline displacement displace_pages(machinery& m, scratch_memory& scratch,
-                                                 place const& p) noexcept {
-    auto const entry = page_entry::displaced(m.displacements);
-    std::byte* const copy = scratch.get(m.page);
     std::size_t const bytes = p.pages * m.page;
     if (copy == nullptr || !m.affordable(p.first, p.pages, entry) ||
         !m.table.prepare(p.first, p.pages, entry)) {
-        return displacement::not_possible;
+        return restoration::not_possible;
     }
     // Fault the copies in here: in the window it would keep writers waiting, and memory that is
     // refused would be a signal.
     if (int const e = advise(copy, bytes, madv_populate_write); e == ENOMEM || e == EFAULT) {
-        return displacement::no_memory;
+        return restoration::no_memory;
     }
     int error = 0;
     bool repaired = false;
     {
         write_window window{m.writers, p.at, bytes, m.page};
         if (window.why() != status::ok) {
-            return displacement::not_possible;
+            return restoration::not_possible;
         }
         live_copy(copy, p.at, bytes);
         if (window.aborted()) {
-            return displacement::not_possible;
+            return restoration::not_possible;
         }
-        // MREMAP_DONTUNMAP keeps the scratch: its hole could be taken by another thread.
+        // Readers see the old page or the new one. MREMAP_DONTUNMAP keeps the place of the copy:
+        // its hole could be taken by another thread.
         void* const got =
             ::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
         error = got == MAP_FAILED ? errno : 0;
@@ -86,15 +59,15 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
     }
     if (error == 0) {
         m.table.set(p.first, p.pages, entry);
-        m.displacements += static_cast<std::uint32_t>(p.pages) + 1;
-        return displacement::done;
+        m.displacements += entry.is_home() ? 0 : static_cast<std::uint32_t>(p.pages) + 1;
+        return restoration::done;
     }
     static_cast<void>(advise(copy, bytes, MADV_DONTNEED));
     if (repaired) {
         m.table.set(p.first, p.pages, page_entry::home());
-        return displacement::done;
+        return restoration::done;
     }
-    return displacement::not_possible;
+    return restoration::not_possible;
 }
 
 /// \requires The pages are merged or broken.
@@ -125,7 +98,7 @@ enum class privacy : unsigned char {
 };
 
 /// \requires `pages <= window_pages`.
-[[nodiscard]] inline progress unmerge_pages(machinery& m, scratch_memory& scratch, place const& p,
+[[nodiscard]] inline progress unmerge_pages(machinery& m, mirror_store& mirrors, place const& p,
                                             privacy wanted, bool exclusive) noexcept {
     auto const work = [&](page_number page) {
         backing const k = m.table.at(page).kind();
@@ -141,14 +114,14 @@ enum class privacy : unsigned char {
         while (i + n < p.pages && work(first + page_count{n}) == kind) {
             ++n;
         }
-        place const run{first, p.at + i * m.page, n, p.map_flags};
+        place const run{first, p.at + i * m.page, n, p.map_flags, p.mirror};
         status why = status::ok;
         if (kind == backing::merged) {
-            displacement const d =
-                exclusive ? displace_pages(m, scratch, run) : displacement::not_possible;
-            if (d == displacement::no_memory) {
+            restoration const r =
+                exclusive ? restore_pages(m, mirrors, run) : restoration::not_possible;
+            if (r == restoration::no_memory) {
                 why = status::out_of_memory;
-            } else if (d == displacement::not_possible) {
+            } else if (r == restoration::not_possible) {
                 why = break_cow(m, run);
             }
         } else if (kind == backing::zero) {

@@ -98,6 +98,28 @@ class line_reader {
     return readable && writable ? fault : region_fault::not_read_write;
 }
 
+/// Where one of the kernel's mappings begins and ends.
+struct extent {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+};
+/// The mapping that holds the address; empty if there is none, or the kernel does not tell.
+[[nodiscard]] inline extent mapping_at(std::uintptr_t address) noexcept {
+    extent found;
+    int const fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return found;
+    }
+    line_reader lines{fd};
+    for (std::string_view line; found.end <= address && lines.next(line);) {
+        std::string_view const range = word(line);
+        std::size_t const dash = std::min(range.find('-'), range.size() - 1);
+        found = {hexadecimal(range.substr(0, dash)), hexadecimal(range.substr(dash + 1))};
+    }
+    ::close(fd);
+    return found.begin <= address && address < found.end ? found : extent{};
+}
+
 struct memory_kind {
     region_error error;
     bool noreserve = false;

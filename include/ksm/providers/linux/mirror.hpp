@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSL-1.0
+// Anonymous memory that the kernel takes for a part of a region. It joins two mappings only if
+// their offsets are consecutive and their pages are found through one anon_vma. Memory of our own
+// has another offset and another anon_vma; a page that is moved out of it into a region stays a
+// mapping of its own for ever. So we keep a page that once was a part of the region's mapping: when
+// it moves away and grows there, what grows has the offsets of the region's pages and the region's
+// anon_vma. A page moved from there into its place joins its neighbours.
+#ifndef KSM_PROVIDERS_LINUX_MIRROR_HPP
+#define KSM_PROVIDERS_LINUX_MIRROR_HPP
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// Where copies are prepared that fit nowhere: pages between guards.
+class scratch_memory {
+  public:
+    scratch_memory() = default;
+    ~scratch_memory() {
+        if (guard_ != nullptr) {
+            ::munmap(guard_, bytes_);
+        }
+    }
+    scratch_memory(scratch_memory const&) = delete;
+    scratch_memory& operator=(scratch_memory const&) = delete;
+
+    /// `window_pages` pages; null: no memory.
+    [[nodiscard]] std::byte* get(std::size_t page) noexcept {
+        if (guard_ == nullptr) {
+            std::size_t const bytes = (window_pages + 2) * page;
+            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
+            if (g == MAP_FAILED) {
+                return nullptr;
+            }
+            if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
+                ::munmap(g, bytes);
+                return nullptr;
+            }
+            guard_ = g;
+            bytes_ = bytes;
+        }
+        return static_cast<std::byte*>(guard_) + page;
+    }
+
+  private:
+    void* guard_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+/// The mirrors of the regions. At rest a mirror is a mapping of two pages without memory behind
+/// them. It grows for as long as copies are made for one stretch of pages, so that neither commit
+/// charge nor address space of a region are taken twice for long.
+class mirror_store {
+  public:
+    explicit mirror_store(std::size_t page) noexcept : page_(page) {}
+    ~mirror_store() {
+        rest();
+        for (mirror& m : mirrors_) {
+            if (m.seed != nullptr) {
+                ::munmap(m.seed, 2 * page_);
+            }
+        }
+    }
+    mirror_store(mirror_store const&) = delete;
+    mirror_store& operator=(mirror_store const&) = delete;
+
+    [[nodiscard]] std::size_t bytes() const noexcept { return mirrors_.bytes(); }
+
+    /// Takes the page below `first` away and makes a mirror of it; `no_mirror` if that cannot be
+    /// done: the page is gone nevertheless. \requires The page is a part of the kernel's mapping
+    /// that goes on with `first`, was written to, and is nobody else's.
+    [[nodiscard]] std::uint32_t plant(std::byte* below, page_number first) noexcept;
+
+    /// Memory for copies of pages, which fits in their place; null if there is none. Valid until
+    /// the next call of `get`, `rest` or `uproot`.
+    [[nodiscard]] std::byte* get(std::uint32_t id, page_number first, std::size_t pages) noexcept;
+
+    /// For what has no mirror.
+    [[nodiscard]] scratch_memory& scratch() noexcept { return scratch_; }
+
+    /// The mirrors take no more memory or addresses than they must.
+    void rest() noexcept {
+        if (piece_.bytes != 0) {
+            ::munmap(piece_.unmap, piece_.bytes);
+            piece_ = {};
+        }
+    }
+
+    /// Forgets the mirrors that no region has any more, as `used(id)` says.
+    template <class Used>
+    void uproot(Used&& used) noexcept {
+        rest();
+        for (std::uint32_t id = 0; id < mirrors_.size(); ++id) {
+            if (mirrors_[id].seed != nullptr && !used(id)) {
+                ::munmap(mirrors_[id].seed, 2 * page_);
+                mirrors_[id].seed = nullptr;
+            }
+        }
+    }
+
+  private:
+    // Shorter than a huge page of x86_64 or arm64 with pages of 4 KiB, so that no huge page is
+    // allocated here, of which the pages that are not moved away would be lost for a while.
+    static constexpr std::size_t piece_pages = 384;
+    static_assert(piece_pages >= window_pages);
+
+    struct mirror {
+        std::byte* seed;   ///< Two pages: the one before `first`, and `first`. Null: free.
+        page_number first; ///< The first page that it mirrors.
+    };
+    /// The mirror that has grown.
+    struct {
+        std::uint32_t id = no_mirror;
+        page_number first;
+        std::size_t pages = 0;
+        std::byte* at = nullptr;
+        std::byte* unmap = nullptr; ///< What `rest` gives back: `bytes` from here on.
+        std::size_t bytes = 0;
+    } piece_;
+
+    std::size_t page_;
+    own_array<mirror> mirrors_;
+    scratch_memory scratch_;
+};
+
+inline std::uint32_t mirror_store::plant(std::byte* below, page_number first) noexcept {
+    if (!mirrors_.reserve(mirrors_.size() + 1)) {
+        ::munmap(below, page_);
+        return no_mirror;
+    }
+    // It cannot grow where it is, because the region lies behind it: it moves.
+    void* const got = ::mremap(below, page_, 2 * page_, MREMAP_MAYMOVE);
+    if (got == MAP_FAILED) {
+        ::munmap(below, page_);
+        return no_mirror;
+    }
+    auto* const seed = static_cast<std::byte*>(got);
+    // What counts is the mapping. Its page is of no use.
+    static_cast<void>(advise(seed, 2 * page_, MADV_DONTNEED));
+    std::uint32_t id = 0;
+    while (id < mirrors_.size() && mirrors_[id].seed != nullptr) {
+        ++id;
+    }
+    if (id == mirrors_.size()) {
+        mirrors_.push_back({seed, first});
+    } else {
+        mirrors_[id] = {seed, first};
+    }
+    return id;
+}
+
+inline std::byte* mirror_store::get(std::uint32_t id, page_number first,
+                                    std::size_t pages) noexcept {
+    if (id == no_mirror || first < mirrors_[id].first) {
+        return nullptr;
+    }
+    if (piece_.id == id && piece_.first <= first &&
+        first + page_count{pages} <= piece_.first + page_count{piece_.pages}) {
+        return piece_.at + (first - piece_.first).value() * page_;
+    }
+    rest();
+    mirror& m = mirrors_[id];
+    // Page k of the region lies k + 1 pages behind the beginning of the seed.
+    std::size_t const skipped = (first - m.first).value();
+    std::size_t const all = skipped + 1 + std::max(pages, piece_pages);
+    void* const got = ::mremap(m.seed, 2 * page_, all * page_, MREMAP_MAYMOVE);
+    if (got == MAP_FAILED) { // no address space, no commit charge, no mapping
+        return nullptr;
+    }
+    m.seed = static_cast<std::byte*>(got);
+    // The seed stays, and of what lies between one page: a mapping of which everything is moved
+    // away loses its anon_vma.
+    std::size_t const kept = std::max<std::size_t>(skipped, 2);
+    if (kept > 2 && ::munmap(m.seed + 2 * page_, (kept - 2) * page_) != 0) {
+        ::munmap(m.seed + 2 * page_, (all - 2) * page_);
+        return nullptr;
+    }
+    piece_.id = id;
+    piece_.first = first;
+    piece_.pages = all - skipped - 1;
+    piece_.at = m.seed + (skipped + 1) * page_;
+    piece_.unmap = m.seed + kept * page_;
+    piece_.bytes = (all - kept) * page_;
+    return piece_.at;
+}
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif
