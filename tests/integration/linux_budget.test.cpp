@@ -17,17 +17,29 @@ bool application_works() {
     return works;
 }
 
-/// Merges every second page, onto one frame, as far as it goes.
-progress merge_scattered(linux_provider& p, memory& m, frame_id frame) {
+/// Merges runs of pages, with one page between them, onto the frames from `first` on, as far as it
+/// goes.
+progress merge_runs(linux_provider& p, memory& m, std::size_t run, frame_id first) {
     std::size_t n = 0;
-    for (std::size_t i = 2; i < m.size(); i += 2, ++n) {
-        m.fill(i, 1);
-        progress const one = p.merge(p.space(), m.page(i), pages(1), frame);
+    for (std::size_t i = run + 1; i + run <= m.size(); i += run + 1, ++n) {
+        for (std::size_t k = 0; k < run; ++k) {
+            m.fill(i + k, k);
+        }
+        progress const one = p.merge(p.space(), m.page(i), pages(run), first);
         if (one.why != status::ok) {
             return {pages(n), one.why};
         }
     }
     return {pages(n), status::ok};
+}
+
+frame_id promote_run(linux_provider& p, memory& m, std::size_t run) {
+    for (std::size_t k = 0; k < run; ++k) {
+        m.fill(k, k);
+    }
+    promotion const made = p.promote(p.space(), m.page(0), pages(run));
+    REQUIRE(made.made.done == pages(run));
+    return made.first;
 }
 
 /// Uses up the mappings of the process. \returns The pages that it took, or null if it cannot.
@@ -50,26 +62,47 @@ TEST_CASE("merging stops at the budget of mappings that the options set", "[linu
     o.max_mappings = 100;
     linux_provider p{o};
     memory m{p, 1000};
-    m.fill(0, 1);
-    promotion const f = p.promote(p.space(), m.page(0), pages(1));
-    REQUIRE(f.made.why == status::ok);
+    frame_id const f = promote_run(p, m, 16);
     std::size_t const before = detail::os::count_mappings();
-    progress const done = merge_scattered(p, m, f.first);
+    progress const done = merge_runs(p, m, 16, f);
     CHECK(done.why == status::out_of_mappings);
     CHECK(done.done >= pages(45));
     CHECK(p.usage().mappings_used <= 100);
     // The page table's own memory may be one more.
     CHECK(detail::os::count_mappings() <= before + 101);
-    std::size_t const refused = 2 * (done.done.value() + 1);
-    CHECK(m.holds(refused, 1));
+    std::size_t const refused = 17 * (done.done.value() + 1);
+    CHECK(m.holds(refused, 0));
     CHECK(is_private(p, m.page(refused)));
     CHECK(look(p, m.page(refused)).state == page_state::unknown);
-    CHECK(p.promote(p.space(), m.page(refused), pages(1)).made.why == status::out_of_mappings);
+    CHECK(p.promote(p.space(), m.page(refused), pages(16)).made.why == status::out_of_mappings);
     // What joins a run costs nothing, and mappings that are given back can be used again.
     CHECK(application_works());
-    std::memset(m.at(2), 0, p.page_size());
-    REQUIRE(p.merge_zero(p.space(), m.page(2), pages(1)).why == status::ok);
-    CHECK(p.merge(p.space(), m.page(refused), pages(1), f.first).why == status::ok);
+    REQUIRE(p.unmerge(p.space(), m.page(17), pages(16)).why == status::ok);
+    CHECK(p.merge(p.space(), m.page(refused), pages(16), f).why == status::ok);
+}
+
+TEST_CASE("the fewer mappings are left, the longer a run must be", "[linux]") {
+    linux_options o = quiescent();
+    o.max_mappings = 801; // the frames take one
+    linux_provider p{o};
+    memory m{p, 8000};
+    frame_id const f = promote_run(p, m, 32);
+    std::size_t part = 4;
+    for (std::size_t const run : {1U, 2U, 4U, 8U}) {
+        progress const done = merge_runs(p, m, run, f);
+        CAPTURE(run);
+        // Not the end of merging: longer runs go on.
+        CHECK(done.why == status::busy);
+        CHECK(p.usage().mappings_used >= part * 100);
+        CHECK(p.usage().mappings_used <= part * 100 + 2);
+        ++part;
+        std::size_t const refused = (run + 1) * (done.done.value() + 1);
+        CHECK(p.promote(p.space(), m.page(refused), pages(run)).made.why == status::busy);
+        CHECK(m.holds(refused, 0));
+        REQUIRE(p.unmerge(p.space(), m.page(0), pages(m.size())).why == status::ok);
+        CHECK(p.usage().mappings_used == 1);
+    }
+    CHECK(merge_runs(p, m, 16, f).why == status::out_of_mappings);
 }
 
 TEST_CASE("merging leaves the application its mappings", "[linux]") {
@@ -79,16 +112,14 @@ TEST_CASE("merging leaves the application its mappings", "[linux]") {
     }
     std::size_t const budget = p.capabilities().mapping_budget;
     CHECK(budget <= p.capabilities().max_map_count / 2);
-    memory m{p, budget + 2000};
-    m.fill(0, 1);
-    promotion const f = p.promote(p.space(), m.page(0), pages(1));
-    REQUIRE(f.made.why == status::ok);
-    progress const done = merge_scattered(p, m, f.first);
+    memory m{p, 9 * budget};
+    frame_id const f = promote_run(p, m, 16);
+    progress const done = merge_runs(p, m, 16, f);
     CHECK(done.why == status::out_of_mappings);
     CHECK(done.done.value() >= budget * 2 / 5);
     CHECK(detail::os::count_mappings() <= p.capabilities().max_map_count - 8192);
     CHECK(application_works());
-    CHECK(m.holds(2 * done.done.value() - 2, 1));
+    CHECK(m.holds(17 * done.done.value(), 0));
 }
 
 TEST_CASE("the count of mappings is the kernel's", "[linux]") {

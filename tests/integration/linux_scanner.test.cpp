@@ -51,8 +51,10 @@ TEST_CASE("the engine stops at the budget of mappings and says so", "[linux]") {
     options.max_mappings = 50;
     linux_provider p{options};
     memory m{p, 1000};
+    // Runs of sixteen equal pages with another one between them.
+    auto const seed = [](std::size_t i) { return i % 17 == 16 ? i : i % 17; };
     for (std::size_t i = 0; i < m.size(); ++i) {
-        m.fill(i, i % 2 == 0 ? 0 : i);
+        m.fill(i, seed(i));
     }
     scanner engine{p};
     REQUIRE(engine.enter(p.space()) == status::ok);
@@ -64,7 +66,33 @@ TEST_CASE("the engine stops at the budget of mappings and says so", "[linux]") {
     CHECK(p.usage().mappings_used <= 50);
     CHECK(p.usage().mappings_used >= 40);
     for (std::size_t i = 0; i < m.size(); ++i) {
-        REQUIRE(m.holds(i, i % 2 == 0 ? 0 : i));
+        REQUIRE(m.holds(i, seed(i)));
+    }
+}
+
+TEST_CASE("the engine passes by single pages when mappings are scarce, and merges a run",
+          "[linux]") {
+    linux_options options = quiescent();
+    options.max_mappings = 80;
+    linux_provider p{options};
+    memory m{p, 1064};
+    auto const seed = [](std::size_t i) -> std::size_t {
+        return i >= 1000 ? 2000 + i % 32 : i % 2 == 0 ? 0 : i;
+    };
+    for (std::size_t i = 0; i < m.size(); ++i) {
+        m.fill(i, seed(i));
+    }
+    scanner engine{p};
+    REQUIRE(engine.enter(p.space()) == status::ok);
+    for (int pass = 0; pass < 4; ++pass) {
+        CHECK(engine.scan_pass().why == status::ok);
+    }
+    CHECK(p.usage().mappings_used >= 40);
+    CHECK(p.usage().mappings_used <= 50);
+    CHECK(look(p, m.page(1040)).state == page_state::merged);
+    CHECK(look(p, m.page(900)).state == page_state::unknown);
+    for (std::size_t i = 0; i < m.size(); ++i) {
+        REQUIRE(m.holds(i, seed(i)));
     }
 }
 

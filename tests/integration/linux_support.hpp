@@ -156,6 +156,22 @@ inline std::size_t memory_use(char const* key) {
     return std::size_t{value} * 1024;
 }
 
+/// The kernel's mappings that overlap the range.
+inline std::size_t mappings_in(void const* at, std::size_t bytes) {
+    auto const begin = reinterpret_cast<std::uintptr_t>(at);
+    std::FILE* const f = std::fopen("/proc/self/maps", "r");
+    REQUIRE(f != nullptr);
+    std::size_t n = 0;
+    char line[512];
+    while (std::fgets(line, sizeof line, f) != nullptr) {
+        unsigned long from = 0, to = 0;
+        bool const read = std::sscanf(line, "%lx-%lx", &from, &to) == 2;
+        n += read && from < begin + bytes && begin < to;
+    }
+    std::fclose(f);
+    return n;
+}
+
 /// What the kernel's page table says of a page.
 inline detail::os::pagemap_entry kernel_entry(linux_provider& p, page_number page) {
     static_cast<void>(p);

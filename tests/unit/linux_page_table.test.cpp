@@ -88,3 +88,27 @@ TEST_CASE("page table: a run across windows of frames is kept whole, also in an 
         table.set(page_number{0}, 8, page_entry::home());
     }
 }
+
+TEST_CASE("page table: broken pages are found in address order, run by run") {
+    page_table table(14);
+    using ksm::page_range;
+    auto const find = [&](std::uint64_t from, std::size_t most = 100) {
+        return table.broken_at_or_after(page_number{from}, most);
+    };
+    CHECK(find(0).count == page_count{0});
+    put(table, 1000, 100, page_entry::merged(frame_id{500})); // across two rows
+    put(table, 9000, 1, page_entry::merged(frame_id{3}));
+    CHECK(find(0).count == page_count{0});
+    for (std::uint64_t i = 1020; i < 1030; ++i) {
+        table.set(page_number{i}, 1, page_entry::broken(table.at(page_number{i}).frame()));
+    }
+    table.set(page_number{9000}, 1, page_entry::broken(frame_id{3}));
+    CHECK(find(0) == page_range{page_number{1020}, page_count{4}}); // to the end of the row
+    CHECK(find(0, 3) == page_range{page_number{1020}, page_count{3}});
+    CHECK(find(1022) == page_range{page_number{1022}, page_count{2}});
+    CHECK(find(1024) == page_range{page_number{1024}, page_count{6}});
+    CHECK(find(1030) == page_range{page_number{9000}, page_count{1}});
+    CHECK(find(9001).count == page_count{0});
+    table.set(page_number{1020}, 10, page_entry::home());
+    CHECK(find(0) == page_range{page_number{9000}, page_count{1}});
+}

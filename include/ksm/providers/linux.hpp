@@ -22,6 +22,7 @@
 #endif
 
 #include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/healing.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/merging.hpp>
 #include <ksm/providers/linux/mirror.hpp>
@@ -139,9 +140,6 @@ class linux_provider {
     [[nodiscard]] region_error add_region(detail::os::region const& r) noexcept;
     [[nodiscard]] region_error add_mapped(void* first, std::size_t bytes, bool noreserve,
                                           page_range& out) noexcept;
-    /// A mirror for pages of the kernel's mapping `m` from `first` on.
-    [[nodiscard]] std::uint32_t mirror_of(detail::os::extent const& m, page_number first,
-                                          bool noreserve) noexcept;
     void forget_mirrors() noexcept {
         mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
     }
@@ -161,6 +159,7 @@ class linux_provider {
     detail::os::region_list regions_;
     detail::os::pagemap pagemap_;
     detail::os::mirror_store mirrors_{machine_.page};
+    detail::os::healer healer_;
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
@@ -173,11 +172,13 @@ inline linux_usage linux_provider::usage() const noexcept {
     linux_usage u;
     u.mappings_used = machine_.mappings();
     u.mapping_budget = machine_.budget.limit();
+    u.pages_healed = healer_.healed();
     u.frames_live = machine_.frames.live();
     u.frames_dead = machine_.frames.dead();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + mirrors_.bytes() + detail::os::pagemap::buffer_bytes();
+                       regions_.bytes() + mirrors_.bytes() + healer_.bytes() +
+                       detail::os::pagemap::buffer_bytes();
     u.regions = regions_.size();
     u.region_pages = regions_.pages();
     return u;
@@ -250,26 +251,6 @@ inline region_error linux_provider::add_region(detail::os::region const& r) noex
     return {};
 }
 
-inline std::uint32_t linux_provider::mirror_of(detail::os::extent const& m, page_number first,
-                                               bool noreserve) noexcept {
-    // A page next to a mapping like it becomes a part of it. Above would not do: a mirror covers
-    // the pages behind its seed.
-    auto* const below = reinterpret_cast<std::byte*>(m.begin - machine_.page);
-    void* const got = ::mmap(below, machine_.page, detail::os::read_write,
-                             detail::os::anonymous | detail::os::map_fixed_noreplace |
-                                 (noreserve ? MAP_NORESERVE : 0),
-                             -1, 0);
-    if (got == MAP_FAILED) {
-        return detail::os::no_mirror;
-    }
-    bool const joined = got == below && detail::os::mapping_at(m.begin).begin < m.begin;
-    if (!joined || !detail::os::write_fault(below, machine_.page)) {
-        ::munmap(got, machine_.page);
-        return detail::os::no_mirror;
-    }
-    return mirrors_.plant(below, first);
-}
-
 inline region_error linux_provider::add_mapped(void* first, std::size_t bytes, bool noreserve,
                                                page_range& out) noexcept {
     // A region for each of the kernel's mappings, because a mirror is of one. Each look at the
@@ -286,7 +267,7 @@ inline region_error linux_provider::add_mapped(void* first, std::size_t bytes, b
             piece.count = end - from;
         }
         std::uint32_t const mirror =
-            m.end == 0 ? detail::os::no_mirror : mirror_of(m, from, noreserve);
+            m.end == 0 ? detail::os::no_mirror : mirrors_.plant_below(m, noreserve);
         if (region_error const e = add_region({piece, noreserve, mirror})) {
             regions_.cut({all.first, from - all.first});
             forget_mirrors();
@@ -395,7 +376,11 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    return detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+    survey_result const seen = detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+    if (seen.end) {
+        healer_.after_walk(machine_, mirrors_, regions_);
+    }
+    return seen;
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,
@@ -474,8 +459,9 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
 
 inline progress linux_provider::unmerge(space_id space, page_number first, page_count pages,
                                         detail::os::privacy wanted) noexcept {
-    bool const exclusive = machine_.writers.enter() == status::ok;
-    exclusion_guard const guard{exclusive ? &machine_.writers : nullptr};
+    bool const entered = machine_.writers.enter() == status::ok;
+    bool const exclusive = entered && machine_.writers.may_copy();
+    exclusion_guard const guard{entered ? &machine_.writers : nullptr};
     progress all;
     while (all.done < pages && all.why == status::ok) {
         detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());

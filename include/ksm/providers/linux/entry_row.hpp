@@ -36,6 +36,8 @@ class entry_row {
     void set(std::size_t i, page_entry e) noexcept {
         live_ += !e.is_home();
         live_ -= !(*this)[i].is_home();
+        broken_ += e.kind() == backing::broken;
+        broken_ -= (*this)[i].kind() == backing::broken;
         if (wide_) {
             static_cast<page_entry*>(entries_)[i] = e;
         } else {
@@ -45,6 +47,7 @@ class entry_row {
     }
 
     [[nodiscard]] bool empty() const noexcept { return live_ == 0; }
+    [[nodiscard]] bool has_broken() const noexcept { return broken_ != 0; }
 
     /// False: no memory; the row is then unusable.
     [[nodiscard]] bool make(row_memory& memory) noexcept;
@@ -69,7 +72,8 @@ class entry_row {
 
     void* entries_ = nullptr;
     std::array<std::uint32_t, 2> windows_{no_window, no_window}; ///< Of frames, displacements.
-    std::uint32_t live_ = 0;                                     ///< Entries that are not home.
+    std::uint16_t live_ = 0;                                     ///< Entries that are not home.
+    std::uint16_t broken_ = 0;
     bool wide_ = false;
 };
 

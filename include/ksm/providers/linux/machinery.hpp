@@ -51,6 +51,16 @@ struct machinery {
         return budget.allows(mappings(), table.cost(first, pages, entry));
     }
 
+    /// Whether the pages may be merged: `busy` when the mappings left are kept for longer runs.
+    [[nodiscard]] status affordable_merge(page_number first, std::size_t pages,
+                                          page_entry entry) const noexcept {
+        std::ptrdiff_t const cost = table.cost(first, pages, entry);
+        if (!budget.allows(mappings(), cost)) {
+            return status::out_of_mappings;
+        }
+        return budget.worth(mappings(), cost, pages) ? status::ok : status::busy;
+    }
+
     /// Pages could not be given another mapping; they are as they were.
     [[nodiscard]] status refused(char const* call, int error, bool hole) noexcept {
         refusal const r = mapping_refused(error, hole);

@@ -48,6 +48,18 @@ class mapping_budget {
     [[nodiscard]] bool allows(std::size_t used, std::ptrdiff_t more) const noexcept {
         return more <= 0 || used + static_cast<std::size_t>(more) <= limit();
     }
+    /// Whether merging so many pages is worth the mappings. One page, which costs two, is while
+    /// half of the budget is free. Beyond that each eighth doubles what two mappings must gain,
+    /// so that the last ones go to long runs. \requires The budget allows it.
+    [[nodiscard]] bool worth(std::size_t used, std::ptrdiff_t more,
+                             std::size_t pages) const noexcept {
+        if (more <= 0) {
+            return true;
+        }
+        std::size_t const eighth = 8 * used / limit();
+        std::size_t const gain = std::size_t{1} << (std::max<std::size_t>(eighth, 3) - 3);
+        return 2 * pages >= gain * static_cast<std::size_t>(more);
+    }
 
     /// Counts anew when what was counted is a minute old, or merging has used up half of what it
     /// was allowed then. Counting costs about a microsecond a mapping.
@@ -58,11 +70,11 @@ class mapping_budget {
         }
     }
 
-    /// The kernel refused a mapping although the budget allowed it: stay below what is used until
-    /// the next count shows room.
+    /// The kernel refused a mapping although the budget allowed it: until the next count, half of
+    /// what is used must do.
     void exhausted(std::size_t used) noexcept {
         count(used);
-        ceiling_ = used;
+        ceiling_ = used / 2;
     }
 
     /// Mappings that merging made are the application's from now on.

@@ -26,8 +26,8 @@ struct replacement {
     if (!m.table.prepare(p.first, p.pages, entry)) {
         return status::out_of_memory;
     }
-    if (!m.affordable(p.first, p.pages, entry)) {
-        return status::out_of_mappings;
+    if (status const s = m.affordable_merge(p.first, p.pages, entry); s != status::ok) {
+        return s;
     }
     replacement r;
     std::size_t copied = 0;
@@ -81,10 +81,14 @@ struct replacement {
     if (!m.table.prepare(p.first, p.pages, entry)) {
         return {page_count{0}, status::out_of_memory};
     }
+    // Fewer pages would cost no less.
+    status price = m.affordable_merge(p.first, p.pages, entry);
+    if (price != status::ok) {
+        return {page_count{0}, price};
+    }
     std::byte const* const content = m.frames.view(frame);
     replacement r;
     std::size_t equal = 0;
-    bool affordable = true;
     {
         write_window window{m.writers, p.at, p.pages * m.page, m.page};
         if (window.why() != status::ok) {
@@ -94,21 +98,21 @@ struct replacement {
                live_equal(p.at + equal * m.page, content + equal * m.page, m.page)) {
             ++equal;
         }
-        affordable = equal == 0 || m.affordable(p.first, equal, entry);
+        if (equal != 0) {
+            price = m.affordable_merge(p.first, equal, entry);
+        }
         // The last look before the replacement: see segv_handler.
         r.aborted = window.aborted();
-        if (equal != 0 && !r.aborted) {
-            if (affordable) {
-                r.error = m.frames.map(p.at, frame, equal, p.map_flags);
-                r.repaired = r.error == ENOMEM && m.repair(p.at, equal, content, p.map_flags);
-            }
+        if (equal != 0 && price == status::ok && !r.aborted) {
+            r.error = m.frames.map(p.at, frame, equal, p.map_flags);
+            r.repaired = r.error == ENOMEM && m.repair(p.at, equal, content, p.map_flags);
         }
     }
     if (r.aborted) {
         return {page_count{0}, status::busy};
     }
-    if (!affordable) {
-        return {page_count{0}, status::out_of_mappings};
+    if (price != status::ok) {
+        return {page_count{0}, price};
     }
     if (r.repaired) {
         m.table.set(p.first, equal, page_entry::home());

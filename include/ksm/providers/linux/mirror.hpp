@@ -14,6 +14,7 @@
 
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/providers/linux/vm_flags.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -77,6 +78,10 @@ class mirror_store {
     /// done: the page is gone nevertheless. \requires The page is a part of the kernel's mapping
     /// that goes on with `first`, was written to, and is nobody else's.
     [[nodiscard]] std::uint32_t plant(std::byte* below, page_number first) noexcept;
+
+    /// The same for memory that is there already: a page mapped below the kernel's mapping `m` is a
+    /// part of it if nothing else is there.
+    [[nodiscard]] std::uint32_t plant_below(extent const& m, bool noreserve) noexcept;
 
     /// Memory for copies of pages, which fits in their place; null if there is none. Valid until
     /// the next call of `get`, `rest` or `uproot`.
@@ -154,6 +159,23 @@ inline std::uint32_t mirror_store::plant(std::byte* below, page_number first) no
         mirrors_[id] = {seed, first};
     }
     return id;
+}
+
+inline std::uint32_t mirror_store::plant_below(extent const& m, bool noreserve) noexcept {
+    // Above would not do: a mirror covers the pages behind its seed.
+    auto* const below = reinterpret_cast<std::byte*>(m.begin - page_);
+    void* const got =
+        ::mmap(below, page_, read_write,
+               anonymous | map_fixed_noreplace | (noreserve ? MAP_NORESERVE : 0), -1, 0);
+    if (got == MAP_FAILED) {
+        return no_mirror;
+    }
+    bool const joined = got == below && mapping_at(m.begin).begin < m.begin;
+    if (!joined || !write_fault(below, page_)) {
+        ::munmap(got, page_);
+        return no_mirror;
+    }
+    return plant(below, page_number{m.begin / page_});
 }
 
 inline std::byte* mirror_store::get(std::uint32_t id, page_number first,

@@ -68,6 +68,7 @@ struct linux_capabilities {
 struct linux_usage {
     std::size_t mappings_used = 0;  ///< Mappings that exist because of merging.
     std::size_t mapping_budget = 0; ///< Their limit.
+    std::size_t pages_healed = 0;   ///< Written pages that have been given their mapping back.
     std::size_t frames_live = 0;    ///< Stable frames that are not released.
     std::size_t frames_dead = 0;    ///< Released; their memory is kept in this version.
     std::size_t frame_bytes = 0;    ///< Memory of both.

@@ -35,6 +35,28 @@ class page_table {
         return c == nullptr || c->row.empty() ? nullptr : &c->row;
     }
 
+    /// The first broken pages from `from` on that lie side by side, at most `most`, and of one row.
+    /// No pages: there are none.
+    [[nodiscard]] page_range broken_at_or_after(page_number from, std::size_t most) const noexcept {
+        std::size_t slot = from.value() % row_pages;
+        for (std::size_t p = position_of(from.value() / row_pages); p < chunks_.size(); ++p) {
+            chunk const& c = chunks_[p];
+            slot = c.index == from.value() / row_pages ? slot : 0;
+            auto const broken = [&](std::size_t i) { return c.row[i].kind() == backing::broken; };
+            while (c.row.has_broken() && slot < row_pages) {
+                std::size_t n = 0;
+                while (n < most && slot + n < row_pages && broken(slot + n)) {
+                    ++n;
+                }
+                if (n != 0) {
+                    return {page_number{c.index * row_pages + slot}, page_count{n}};
+                }
+                ++slot;
+            }
+        }
+        return {};
+    }
+
     /// Makes room for `set` with the same arguments, so that it cannot fail. False: no memory.
     [[nodiscard]] bool prepare(page_number first, std::size_t pages, page_entry entry) noexcept {
         for (std::size_t i = 0; i < pages;) {

@@ -70,6 +70,11 @@ class exclusion {
         in_force_ = v.strategy;
         return status::ok;
     }
+    /// Whether a private page may be replaced by a copy: a pin would stay with the old page.
+    /// \requires Entered.
+    [[nodiscard]] bool may_copy() const noexcept {
+        return in_force_ == write_exclusion::quiescent || options_.no_pinned_io;
+    }
     void leave() noexcept {
         if (frozen_) {
             frozen_ = false;

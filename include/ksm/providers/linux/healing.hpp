@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: BSL-1.0
+// Puts pages whose copy-on-write is broken back among their anonymous neighbours. A page that was
+// merged and then written is private again, but its mapping is still one of a frame, and takes its
+// part of the budget until the page is healed.
+#ifndef KSM_PROVIDERS_LINUX_HEALING_HPP
+#define KSM_PROVIDERS_LINUX_HEALING_HPP
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/mirror.hpp>
+#include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/providers/linux/regions.hpp>
+#include <ksm/providers/linux/unmerging.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+/// Works in batches, in address order, so that what it does after a walk is bounded. A page that
+/// was just written is perhaps equal to another one at the next walk: a batch waits for two walks,
+/// and what has been merged by then stays out.
+class healer {
+  public:
+    static constexpr std::size_t batch_pages = 1024;
+    static constexpr std::uint32_t walks_to_wait = 2;
+
+    [[nodiscard]] std::size_t healed() const noexcept { return healed_; }
+    [[nodiscard]] std::size_t bytes() const noexcept { return due_.bytes(); }
+
+    /// To be called when a survey has seen all regions.
+    void after_walk(machinery& m, mirror_store& mirrors, region_list const& regions) noexcept {
+        ++walk_;
+        bool const urgent = m.mappings() > m.budget.limit();
+        if (due_.size() == 0) {
+            collect(m.table);
+        }
+        if (due_.size() != 0 && (urgent || walk_ - collected_at_ >= walks_to_wait)) {
+            heal(m, mirrors, regions);
+        }
+    }
+
+  private:
+    void collect(page_table const& table) noexcept {
+        collected_at_ = walk_;
+        for (std::size_t pages = 0; pages < batch_pages;) {
+            page_range const run =
+                table.broken_at_or_after(next_, std::min(window_pages, batch_pages - pages));
+            if (run.count.value() == 0) {
+                next_ = page_number{0};
+                return;
+            }
+            if (!due_.reserve(due_.size() + 1)) {
+                return;
+            }
+            due_.push_back(run);
+            next_ = run.end();
+            pages += run.count.value();
+        }
+    }
+
+    void heal(machinery& m, mirror_store& mirrors, region_list const& regions) noexcept {
+        bool const entered = m.writers.enter() == status::ok;
+        bool go_on = entered && m.writers.may_copy();
+        while (due_.size() != 0) {
+            page_range const run = due_[due_.size() - 1];
+            due_.pop_back();
+            for (page_number p = run.first; go_on && p < run.end();) {
+                page_range const broken = m.table.broken_at_or_after(p, (run.end() - p).value());
+                if (broken.count.value() == 0 || !(broken.first < run.end())) {
+                    break;
+                }
+                p = broken.first;
+                std::size_t n = std::min(broken.count, run.end() - p).value();
+                if (region const* const r = regions.find(p)) {
+                    n = std::min(n, (r->pages.end() - p).value());
+                    go_on =
+                        heal_run(m, mirrors,
+                                 {p, m.address(p), n, r->noreserve ? MAP_NORESERVE : 0, r->mirror});
+                }
+                p += page_count{n};
+            }
+        }
+        mirrors.rest();
+        if (entered) {
+            m.writers.leave();
+        }
+    }
+
+    /// False: no memory for copies.
+    [[nodiscard]] bool heal_run(machinery& m, mirror_store& mirrors, place const& p) noexcept {
+        // In the middle of a merged run it would take mappings. Without a mirror it would gain
+        // none.
+        if (m.table.cost(p.first, p.pages, page_entry::home()) > 0 ||
+            mirrors.get(p.mirror, p.first, p.pages) == nullptr) {
+            return true;
+        }
+        restoration const r = restore_pages(m, mirrors, p);
+        healed_ += r == restoration::done ? p.pages : 0;
+        return r != restoration::no_memory;
+    }
+
+    own_array<page_range> due_;
+    page_number next_{0}; ///< Where the next batch begins.
+    std::uint32_t walk_ = 0;
+    std::uint32_t collected_at_ = 0;
+    std::size_t healed_ = 0;
+};
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif
