@@ -256,6 +256,43 @@ TEST_CASE("adopted memory gets its mappings back, too", "[linux]") {
     ::munmap(all, 66 * page);
 }
 
+TEST_CASE("a page that was never touched can be the seed of a mirror", "[linux]") {
+    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_provider p{options};
+    frame_id const f = sixteen_frames(p);
+    std::size_t const page = p.page_size();
+    std::byte* const all = map_anonymous(66 * page, PROT_NONE);
+    std::byte* const at = all + page;
+    REQUIRE(::mmap(at, 64 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                   -1, 0) == at);
+    std::memset(at, 1, 5 * page);
+    std::memset(at + 6 * page, 1, 58 * page);
+    page_range const range = p.adopt(at, 64 * page);
+    memory staged{p, 1};
+    staged.fill(0, 3);
+    auto const merge_one = [&](std::size_t i) {
+        std::memcpy(at + i * page, staged.at(0), page);
+        REQUIRE(p.merge(p.space(), p.page_of(at + i * page), pages(1), f + pages(3)).why ==
+                status::ok);
+    };
+    merge_one(20);
+    walk(p);
+    CHECK(mappings_in(at, 64 * page) == 3);
+    CHECK(at[5 * page] == std::byte{0});
+    at[5 * page] = std::byte{9};
+    merge_one(40);
+    REQUIRE(p.unmerge(p.space(), range.first, range.count).why == status::ok);
+    CHECK(mappings_in(at, 64 * page) == 1);
+    CHECK(at[5 * page] == std::byte{9});
+    CHECK(std::memcmp(at + 20 * page, staged.at(0), page) == 0);
+    merge_one(2); // below the seed there is no mirror
+    REQUIRE(p.unmerge(p.space(), range.first, range.count).why == status::ok);
+    CHECK(mappings_in(at, 64 * page) == 3);
+    CHECK(p.usage().mappings_used == 3);
+    p.release(range);
+    ::munmap(all, 66 * page);
+}
+
 TEST_CASE("adopted memory of several mappings becomes several regions", "[linux]") {
     linux_provider p{quiescent()};
     std::size_t const page = p.page_size();

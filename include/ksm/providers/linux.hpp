@@ -267,7 +267,7 @@ inline region_error linux_provider::add_mapped(void* first, std::size_t bytes, b
             piece.count = end - from;
         }
         std::uint32_t const mirror =
-            m.end == 0 ? detail::os::no_mirror : mirrors_.plant_below(m, noreserve);
+            m.end == 0 ? detail::os::never_mirror : mirrors_.plant_below(m, noreserve);
         if (region_error const e = add_region({piece, noreserve, mirror})) {
             regions_.cut({all.first, from - all.first});
             forget_mirrors();
@@ -378,7 +378,7 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
     survey_result const seen = detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
     if (seen.end) {
-        healer_.after_walk(machine_, mirrors_, regions_);
+        healer_.after_walk(machine_, pagemap_, mirrors_, regions_);
     }
     return seen;
 }

@@ -12,6 +12,7 @@
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/mirror.hpp>
 #include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/unmerging.hpp>
 #include <ksm/version.hpp>
@@ -31,8 +32,12 @@ class healer {
     [[nodiscard]] std::size_t bytes() const noexcept { return due_.bytes(); }
 
     /// To be called when a survey has seen all regions.
-    void after_walk(machinery& m, mirror_store& mirrors, region_list const& regions) noexcept {
+    void after_walk(machinery& m, pagemap& kernel, mirror_store& mirrors,
+                    region_list& regions) noexcept {
         ++walk_;
+        if (m.table.mappings() != 0) {
+            give_mirror(m, kernel, mirrors, regions);
+        }
         bool const urgent = m.mappings() > m.budget.limit();
         if (due_.size() == 0) {
             collect(m.table);
@@ -43,6 +48,39 @@ class healer {
     }
 
   private:
+    /// Looks in a stretch of the regions without a mirror for a page that can be the seed of one:
+    /// one that has no memory behind it, so that it is surely zero.
+    void give_mirror(machinery& m, pagemap& kernel, mirror_store& mirrors,
+                     region_list& regions) noexcept {
+        region const* r = regions.at_or_after(looked_at_);
+        while (r != nullptr && r->mirror != no_mirror) {
+            r = regions.at_or_after(r->pages.end());
+        }
+        if (r == nullptr) {
+            looked_at_ = page_number{0};
+            return;
+        }
+        page_number const first = std::max(looked_at_, r->pages.first);
+        auto const entries = kernel.read(first, (r->pages.end() - first).value());
+        std::size_t i = 0;
+        while (i < entries.size() && !empty(m, first + page_count{i}, pagemap_entry{entries[i]})) {
+            ++i;
+        }
+        looked_at_ = entries.empty() ? r->pages.end() : first + page_count{i};
+        if (i < entries.size() && m.writers.enter() == status::ok) {
+            looked_at_ = looked_at_ + page_count{1};
+            place const seed{first + page_count{i}, m.address(first + page_count{i}), 1, 0};
+            std::uint32_t const id = mirrors.plant_amid(m, seed);
+            m.writers.leave();
+            regions.set_mirror(seed.first, id);
+        }
+    }
+    [[nodiscard]] static bool empty(machinery const& m, page_number page,
+                                    pagemap_entry entry) noexcept {
+        backing const k = m.table.at(page).kind();
+        return !entry.present() && !entry.swapped() && (k == backing::home || k == backing::zero);
+    }
+
     void collect(page_table const& table) noexcept {
         collected_at_ = walk_;
         for (std::size_t pages = 0; pages < batch_pages;) {
@@ -103,7 +141,8 @@ class healer {
     }
 
     own_array<page_range> due_;
-    page_number next_{0}; ///< Where the next batch begins.
+    page_number next_{0};      ///< Where the next batch begins.
+    page_number looked_at_{0}; ///< So far, for seeds.
     std::uint32_t walk_ = 0;
     std::uint32_t collected_at_ = 0;
     std::size_t healed_ = 0;

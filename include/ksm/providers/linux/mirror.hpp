@@ -74,14 +74,20 @@ class mirror_store {
 
     [[nodiscard]] std::size_t bytes() const noexcept { return mirrors_.bytes(); }
 
-    /// Takes the page below `first` away and makes a mirror of it; `no_mirror` if that cannot be
-    /// done: the page is gone nevertheless. \requires The page is a part of the kernel's mapping
-    /// that goes on with `first`, was written to, and is nobody else's.
+    /// Takes the page `below` away and makes a mirror of it; `no_mirror` if that cannot be done:
+    /// the page is gone nevertheless. \requires Its mapping is like that of the page before
+    /// `first`: the same offset and, because a page was written there, the same anon_vma. It is
+    /// nobody else's.
     [[nodiscard]] std::uint32_t plant(std::byte* below, page_number first) noexcept;
 
     /// The same for memory that is there already: a page mapped below the kernel's mapping `m` is a
     /// part of it if nothing else is there.
     [[nodiscard]] std::uint32_t plant_below(extent const& m, bool noreserve) noexcept;
+
+    /// The same for a zero page amid a region: it stays where it is, zero as before, and the mirror
+    /// covers the pages behind it. One window. \requires The provider has entered; the page is
+    /// anonymous memory of the application.
+    [[nodiscard]] std::uint32_t plant_amid(machinery& m, place const& p) noexcept;
 
     /// Memory for copies of pages, which fits in their place; null if there is none. Valid until
     /// the next call of `get`, `rest` or `uproot`.
@@ -114,7 +120,8 @@ class mirror_store {
     // Shorter than a huge page of x86_64 or arm64 with pages of 4 KiB, so that no huge page is
     // allocated here, of which the pages that are not moved away would be lost for a while.
     static constexpr std::size_t piece_pages = 384;
-    static_assert(piece_pages >= window_pages);
+    // A mapping of which everything is moved away loses its anon_vma.
+    static_assert(piece_pages > window_pages);
 
     struct mirror {
         std::byte* seed;   ///< Two pages: the one before `first`, and `first`. Null: free.
@@ -140,7 +147,7 @@ inline std::uint32_t mirror_store::plant(std::byte* below, page_number first) no
         ::munmap(below, page_);
         return no_mirror;
     }
-    // It cannot grow where it is, because the region lies behind it: it moves.
+    // Where the region lies behind it, it moves.
     void* const got = ::mremap(below, page_, 2 * page_, MREMAP_MAYMOVE);
     if (got == MAP_FAILED) {
         ::munmap(below, page_);
@@ -178,9 +185,31 @@ inline std::uint32_t mirror_store::plant_below(extent const& m, bool noreserve) 
     return plant(below, page_number{m.begin / page_});
 }
 
+inline std::uint32_t mirror_store::plant_amid(machinery& m, place const& p) noexcept {
+    void* got = MAP_FAILED;
+    {
+        write_window window{m.writers, p.at, page_, page_};
+        if (window.why() == status::ok && live_zero(p.at, page_) && !window.aborted() &&
+            advise(p.at, page_, MADV_DONTNEED) == 0) {
+            // Moves nothing, for there is nothing: it makes a mapping like that of the page. With
+            // MREMAP_DONTUNMAP the kernel always reads the fifth argument: where we want it.
+            got = ::mremap(p.at, page_, page_, MREMAP_MAYMOVE | mremap_dontunmap, nullptr);
+        }
+    }
+    if (got == MAP_FAILED) {
+        return no_mirror;
+    }
+    // It was made in a window, in which the pages may be read-only.
+    if (protect(got, page_, read_write) != 0) {
+        ::munmap(got, page_);
+        return no_mirror;
+    }
+    return plant(static_cast<std::byte*>(got), p.first + page_count{1});
+}
+
 inline std::byte* mirror_store::get(std::uint32_t id, page_number first,
                                     std::size_t pages) noexcept {
-    if (id == no_mirror || first < mirrors_[id].first) {
+    if (id >= mirrors_.size() || first < mirrors_[id].first) {
         return nullptr;
     }
     if (piece_.id == id && piece_.first <= first &&
@@ -197,9 +226,7 @@ inline std::byte* mirror_store::get(std::uint32_t id, page_number first,
         return nullptr;
     }
     m.seed = static_cast<std::byte*>(got);
-    // The seed stays, and of what lies between one page: a mapping of which everything is moved
-    // away loses its anon_vma.
-    std::size_t const kept = std::max<std::size_t>(skipped, 2);
+    std::size_t const kept = std::max<std::size_t>(skipped + 1, 2);
     if (kept > 2 && ::munmap(m.seed + 2 * page_, (kept - 2) * page_) != 0) {
         ::munmap(m.seed + 2 * page_, (all - 2) * page_);
         return nullptr;

@@ -14,8 +14,10 @@
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-/// Copies for the region are made in memory that fits nowhere.
+/// No mirror, so far: copies are made in memory that fits nowhere.
 inline constexpr std::uint32_t no_mirror = ~std::uint32_t{0};
+/// Never one, because the region may be several mappings of the kernel.
+inline constexpr std::uint32_t never_mirror = no_mirror - 1;
 
 struct region {
     page_range pages;
@@ -51,6 +53,10 @@ class region_list {
     [[nodiscard]] bool has_mirror(std::uint32_t id) const noexcept {
         return std::any_of(list_.begin(), list_.end(),
                            [&](region const& r) { return r.mirror == id; });
+    }
+    /// \requires The page is in a region.
+    void set_mirror(page_number page, std::uint32_t id) noexcept {
+        list_[static_cast<std::size_t>(find(page) - list_.begin())].mirror = id;
     }
     [[nodiscard]] bool overlaps(page_range range) const noexcept {
         region const* const r = at_or_after(range.first);
