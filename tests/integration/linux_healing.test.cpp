@@ -293,6 +293,39 @@ TEST_CASE("a page that was never touched can be the seed of a mirror", "[linux]"
     ::munmap(all, 66 * page);
 }
 
+TEST_CASE("no store is lost in a page while it becomes a seed", "[linux]") {
+    detail::os::machinery m{by_mprotect()};
+    detail::os::mirror_store mirrors{m.page};
+    std::byte* const at = map_anonymous(3 * m.page, PROT_READ | PROT_WRITE) + m.page;
+    m.writers.watch(at, m.page);
+    std::atomic<bool> stop{false};
+    std::uint64_t lost = 0;
+    std::thread writer{[&] {
+        auto volatile* const word = reinterpret_cast<std::uint64_t volatile*>(at);
+        // Zero every other time.
+        for (std::uint64_t mine = 0; !stop.load(std::memory_order_relaxed);) {
+            lost += *word != mine;
+            mine ^= 1;
+            *word = mine;
+        }
+    }};
+    REQUIRE(m.writers.enter() == status::ok);
+    std::size_t planted = 0, refused = 0;
+    for (int i = 0; i < 20000; ++i) {
+        std::uint32_t const id = mirrors.plant_amid(
+            m, {page_number{reinterpret_cast<std::uintptr_t>(at) / m.page}, at, 1, 0});
+        (id == detail::os::no_mirror ? refused : planted) += 1;
+        mirrors.uproot([](std::uint32_t) { return false; });
+    }
+    m.writers.leave();
+    stop = true;
+    writer.join();
+    CHECK(lost == 0);
+    CHECK(planted > 100);
+    CHECK(refused > 100);
+    ::munmap(at - m.page, 3 * m.page);
+}
+
 TEST_CASE("adopted memory of several mappings becomes several regions", "[linux]") {
     linux_provider p{quiescent()};
     std::size_t const page = p.page_size();
