@@ -17,7 +17,7 @@ enum class backing : std::uint8_t {
     zero,      ///< The same, given back to the kernel because it was zero.
     merged,    ///< Maps a frame.
     broken,    ///< Maps a frame, but copy-on-write has made a private copy of it.
-    displaced, ///< Anonymous, moved here: it keeps its old offset, so it joins no neighbour.
+    displaced, ///< Anonymous, but from elsewhere than a mirror, so it joins no neighbour.
 };
 
 /// Two bits of kind, thirty of frame or displacement.
