@@ -35,15 +35,14 @@ class healer {
     void after_walk(machinery& m, pagemap& kernel, mirror_store& mirrors,
                     region_list& regions) noexcept {
         ++walk_;
-        if (m.table.mappings() != 0) {
-            give_mirror(m, kernel, mirrors, regions);
-        }
         bool const urgent = m.mappings() > m.budget.limit();
         if (due_.size() == 0) {
             collect(m.table);
         }
         if (due_.size() != 0 && (urgent || walk_ - collected_at_ >= walks_to_wait)) {
             heal(m, mirrors, regions);
+        } else if (m.table.mappings() != 0) { // not both: the writers are stopped once in a call
+            give_mirror(m, kernel, mirrors, regions);
         }
     }
 
@@ -102,9 +101,8 @@ class healer {
     void heal(machinery& m, mirror_store& mirrors, region_list const& regions) noexcept {
         bool const entered = m.writers.enter() == status::ok;
         bool go_on = entered && m.writers.may_copy();
-        while (due_.size() != 0) {
-            page_range const run = due_[due_.size() - 1];
-            due_.pop_back();
+        // Upwards: a mirror that has grown covers the pages behind.
+        for (page_range const& run : due_) {
             for (page_number p = run.first; go_on && p < run.end();) {
                 page_range const broken = m.table.broken_at_or_after(p, (run.end() - p).value());
                 if (broken.count.value() == 0 || !(broken.first < run.end())) {
@@ -120,6 +118,9 @@ class healer {
                 }
                 p += page_count{n};
             }
+        }
+        while (due_.size() != 0) {
+            due_.pop_back();
         }
         mirrors.rest();
         if (entered) {
