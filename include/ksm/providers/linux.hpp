@@ -180,18 +180,19 @@ inline bool linux_provider::new_memory_is_locked() noexcept {
     if (detail::os::file_size_limit() < machine_.page) {
         return false; // nothing will be promoted, either
     }
-    int const fd = ::memfd_create("ksm", MFD_CLOEXEC);
+    int const fd = detail::os::sys::memfd_create("ksm", MFD_CLOEXEC);
     bool locked = false;
-    if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
-        void* const p = ::mmap(nullptr, machine_.page, detail::os::read_write, MAP_PRIVATE, fd, 0);
+    if (fd >= 0 && detail::os::sys::ftruncate(fd, machine_.page) == 0) {
+        void* const p = detail::os::sys::mmap(nullptr, machine_.page, detail::os::read_write,
+                                              MAP_PRIVATE, fd, 0);
         if (p != MAP_FAILED) {
             auto const entries = pagemap_.read(page_of(p), 1);
             locked = !entries.empty() && detail::os::pagemap_entry{entries[0]}.anonymous();
-            ::munmap(p, machine_.page);
+            detail::os::sys::munmap(p, machine_.page);
         }
     }
     if (fd >= 0) {
-        ::close(fd);
+        detail::os::sys::close(fd);
     }
     return locked;
 }
@@ -260,14 +261,15 @@ inline region_error linux_provider::try_map(page_count pages, page_range& out) n
         return {region_fault::out_of_memory, {}};
     }
     std::size_t const bytes = pages.value() << machine_.page_shift;
-    void* const p = ::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
+    void* const p =
+        detail::os::sys::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
     if (p == MAP_FAILED) {
         return {errno == ENOMEM ? region_fault::out_of_memory : region_fault::refused,
                 {"mmap", errno}};
     }
     region_error const e = try_adopt(p, bytes, out);
     if (e) {
-        ::munmap(p, bytes);
+        detail::os::sys::munmap(p, bytes);
     }
     return e;
 }

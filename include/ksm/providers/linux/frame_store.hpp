@@ -28,7 +28,7 @@ class frame_store {
     ~frame_store() {
         // The pages that map a frame keep its file alive, here and in every child.
         for (arena& a : arenas_) {
-            ::munmap(a.view, a.capacity * page_);
+            sys::munmap(a.view, a.capacity * page_);
             a.file.close();
         }
     }
@@ -103,7 +103,7 @@ class frame_store {
             error = EFBIG;
             return 0;
         }
-        ssize_t const n = ::pwrite(a.file.get(), from, frames * page_, static_cast<off_t>(at));
+        ssize_t const n = sys::pwrite(a.file.get(), from, frames * page_, at);
         error = n < 0 ? errno : 0;
         return n < 0 ? 0 : static_cast<std::size_t>(n) / page_;
     }
@@ -150,8 +150,8 @@ class frame_store {
     }
     [[nodiscard]] static int create_file() noexcept {
         unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-        int const fd = ::memfd_create("ksm", flags | mfd_noexec_seal);
-        return fd < 0 && errno == EINVAL ? ::memfd_create("ksm", flags) : fd;
+        int const fd = sys::memfd_create("ksm", flags | mfd_noexec_seal);
+        return fd < 0 && errno == EINVAL ? sys::memfd_create("ksm", flags) : fd;
     }
 
     os_error add_arena() noexcept {
@@ -173,16 +173,16 @@ class frame_store {
         }
         os_error error;
         void* view = MAP_FAILED;
-        if (::ftruncate(fd, static_cast<off_t>(capacity * page_)) != 0) {
+        if (sys::ftruncate(fd, capacity * page_) != 0) {
             error = {"ftruncate", errno};
-        } else if (::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+        } else if (sys::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
             error = {"fcntl", errno};
-        } else if (view = ::mmap(nullptr, capacity * page_, PROT_READ, MAP_PRIVATE, fd, 0);
+        } else if (view = sys::mmap(nullptr, capacity * page_, PROT_READ, MAP_PRIVATE, fd, 0);
                    view == MAP_FAILED) {
             error = {"mmap", errno};
         }
         if (error) {
-            ::close(fd);
+            sys::close(fd);
             return error;
         }
         arenas_.push_back({descriptor{fd}, static_cast<std::byte*>(view), capacity, 0, false});

@@ -71,12 +71,12 @@ struct machinery {
             return false;
         }
         void* const got =
-            ::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
+            sys::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
         if (got == MAP_FAILED) {
             return false; // partly mapped: the application unmapped the rest, not the kernel
         }
         if (got != at) { // before Linux 4.17 the address is a hint
-            ::munmap(got, bytes);
+            sys::munmap(got, bytes);
             return false;
         }
         live_copy(at, content, bytes);

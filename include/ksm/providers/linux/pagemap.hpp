@@ -46,7 +46,7 @@ class pagemap {
     ~pagemap() {
         file_.close();
         if (buffer_ != nullptr) {
-            ::munmap(buffer_, buffer_bytes());
+            sys::munmap(buffer_, buffer_bytes());
         }
     }
     pagemap(pagemap const&) = delete;
@@ -55,7 +55,7 @@ class pagemap {
     /// For a descriptor that the application has closed. \requires Not a forked child: the
     /// descriptor stays bound to the memory of the process that opens it.
     bool reopen() noexcept {
-        int const fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        int const fd = sys::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
         error_ = fd < 0 ? os_error{"open(/proc/self/pagemap)", errno} : os_error{};
         file_ = descriptor{fd};
         return fd >= 0;
@@ -75,8 +75,8 @@ class pagemap {
         if (error_) {
             return {};
         }
-        ssize_t const n = ::pread(file_.get(), buffer_, bytes,
-                                  static_cast<off_t>(first.value() * sizeof(std::uint64_t)));
+        ssize_t const n =
+            sys::pread(file_.get(), buffer_, bytes, first.value() * sizeof(std::uint64_t));
         return {buffer_, n < 0 ? 0 : static_cast<std::size_t>(n) / sizeof(std::uint64_t)};
     }
 

@@ -54,7 +54,7 @@ class segv_handler {
     /// False when the application has put another handler on top: it need not call ours.
     [[nodiscard]] static bool in_place() noexcept {
         struct sigaction now;
-        return ::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+        return sys::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
                now.sa_sigaction == &segv_handler::on_fault;
     }
 
@@ -192,7 +192,7 @@ class segv_handler {
 
     os_error do_install() noexcept {
         struct sigaction now;
-        if (::sigaction(SIGSEGV, nullptr, &now) != 0) {
+        if (sys::sigaction(SIGSEGV, nullptr, &now) != 0) {
             return {"sigaction", errno};
         }
         if (previous_.load() == nullptr) {
@@ -202,7 +202,7 @@ class segv_handler {
                     return {"mmap", ENOMEM};
                 }
                 if (int const e = advise(page, page_bytes(), MADV_WIPEONFORK); e != 0) {
-                    ::munmap(page, page_bytes());
+                    sys::munmap(page, page_bytes());
                     return {"madvise(MADV_WIPEONFORK)", e};
                 }
                 alive_.store(::new (page) std::atomic<std::uint32_t>{1});
@@ -228,8 +228,8 @@ class segv_handler {
         // too.
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         ::sigemptyset(&ours.sa_mask);
-        return ::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
-                                                         : os_error{};
+        return sys::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
+                                                            : os_error{};
     }
     [[nodiscard]] static bool is_default(struct sigaction const& a) noexcept {
         return (a.sa_flags & SA_SIGINFO) == 0 && a.sa_handler == SIG_DFL;

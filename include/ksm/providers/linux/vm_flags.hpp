@@ -27,7 +27,7 @@ class line_reader {
         std::size_t n = 0;
         for (;;) {
             if (at_ == filled_) {
-                ssize_t const got = ::read(fd_, block_, sizeof block_);
+                ssize_t const got = sys::read(fd_, block_, sizeof block_);
                 at_ = 0;
                 filled_ = got > 0 ? static_cast<std::size_t>(got) : 0;
                 if (filled_ == 0) {
@@ -105,7 +105,7 @@ struct memory_kind {
 
 /// \requires `begin < end`.
 [[nodiscard]] inline memory_kind examine_memory(std::uintptr_t begin, std::uintptr_t end) noexcept {
-    int const fd = ::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    int const fd = sys::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return {{region_fault::refused, {"open(/proc/self/smaps)", errno}}};
     }
@@ -155,7 +155,7 @@ struct memory_kind {
             inside = false;
         }
     }
-    ::close(fd);
+    sys::close(fd);
     if (fault == region_fault::none && covered < end) {
         fault = region_fault::unmapped;
     } else if (fault == region_fault::none && first) {

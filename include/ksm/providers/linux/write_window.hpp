@@ -23,7 +23,7 @@ class exclusion {
   public:
     exclusion(linux_options const& options, fork_marker const& marker) noexcept
         : options_(options), marker_(marker) {
-        task_ = descriptor{::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+        task_ = descriptor{sys::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
         strict_commit_ = number_in_file("/proc/sys/vm/overcommit_memory", 0) == 2;
         bool const wanted = options.strategy == write_exclusion::mprotect ||
                             options.strategy == write_exclusion::automatic;
@@ -108,7 +108,7 @@ class exclusion {
     /// While pages are read-only somebody else may take their share of a limited data size.
     [[nodiscard]] static bool unlimited_data() noexcept {
         rlimit limit;
-        return ::getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
+        return sys::getrlimit(RLIMIT_DATA, limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
     }
 
     linux_options options_;
