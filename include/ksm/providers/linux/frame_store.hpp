@@ -50,6 +50,11 @@ class frame_store {
     [[nodiscard]] bool contains(frame_id frame) const noexcept {
         return index(frame) < arenas_.size() && slot(frame) < arenas_[index(frame)].used;
     }
+    /// Whether the kernel says that a frame is mapped.
+    [[nodiscard]] bool is_at(frame_id frame, dev_t device, std::uint64_t inode,
+                             std::uint64_t offset) const noexcept {
+        return arenas_[index(frame)].file.is_of(device, inode) && slot(frame) * page_ == offset;
+    }
     /// Frames from `frame` to the end of its arena, the most that one mapping can hold.
     [[nodiscard]] std::size_t to_arena_end(frame_id frame) const noexcept {
         return arenas_[index(frame)].capacity - slot(frame);
@@ -148,11 +153,6 @@ class frame_store {
     [[nodiscard]] std::size_t slot(frame_id f) const noexcept {
         return static_cast<std::size_t>(f.value() & ((std::uint64_t{1} << shift_) - 1));
     }
-    [[nodiscard]] static int create_file() noexcept {
-        unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-        int const fd = sys::memfd_create("ksm", flags | mfd_noexec_seal);
-        return fd < 0 && errno == EINVAL ? sys::memfd_create("ksm", flags) : fd;
-    }
 
     os_error add_arena() noexcept {
         std::size_t const capacity = static_cast<std::size_t>(
@@ -167,7 +167,7 @@ class frame_store {
         if (!arenas_.reserve(arenas_.size() + 1) || !released_.reserve(ids / 64)) {
             return {"mmap", ENOMEM};
         }
-        int const fd = create_file();
+        int const fd = create_memfd();
         if (fd < 0) {
             return {"memfd_create", errno};
         }

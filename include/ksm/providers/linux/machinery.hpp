@@ -13,15 +13,12 @@
 #include <ksm/providers/linux/mapping_budget.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/page_table.hpp>
+#include <ksm/providers/linux/reading.hpp>
 #include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
-
-/// More pages make a window long for the writers that wait; fewer make merging dear: opening and
-/// closing a window costs as much as merging ten pages of a run.
-inline constexpr std::size_t window_pages = 128;
 
 /// Pages of one region, at most `window_pages` where a window is opened on them.
 struct place {
@@ -29,13 +26,15 @@ struct place {
     std::byte* at;
     std::size_t pages;
     int map_flags; ///< What a mapping that replaces them needs besides MAP_PRIVATE.
+    bool in_place; ///< They are certain to be mapped while they are a region.
 };
 
 struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
           frames(page, options.arena_pages), table(frames.arena_shift()),
-          budget(options.mapping_share, options.max_mappings), writers(options, marker) {}
+          budget(options.mapping_share, options.max_mappings), writers(options, marker),
+          reader(page, marker) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
@@ -90,7 +89,9 @@ struct machinery {
     page_table table;
     mapping_budget budget;
     exclusion writers;
+    memory_reader reader;
     std::uint32_t displacements = 0;
+    page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 
 } // namespace detail::os

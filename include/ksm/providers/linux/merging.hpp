@@ -90,10 +90,7 @@ struct replacement {
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (equal < p.pages &&
-               live_equal(p.at + equal * m.page, content + equal * m.page, m.page)) {
-            ++equal;
-        }
+        equal = m.reader.equal(p.at, content, p.pages, p.in_place);
         affordable = equal == 0 || m.affordable(p.first, equal, entry);
         // The last look before the replacement: see segv_handler.
         r.aborted = window.aborted();
@@ -140,9 +137,7 @@ struct replacement {
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (zeros < p.pages && live_zero(p.at + zeros * m.page, m.page)) {
-            ++zeros;
-        }
+        zeros = m.reader.zero(p.at, p.pages, p.in_place);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.aborted = window.aborted();
         if (zeros != 0 && !r.aborted) {

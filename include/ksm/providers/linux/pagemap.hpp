@@ -86,6 +86,29 @@ class pagemap {
     os_error error_;
 };
 
+/// mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
+/// copy-on-write of every merged page: seen at a mapping that nobody wrote to.
+[[nodiscard]] inline bool new_memory_is_locked(pagemap& table, std::size_t page) noexcept {
+    if (file_size_limit() < page) {
+        return false; // nothing will be promoted, either
+    }
+    int const fd = create_memfd();
+    bool locked = false;
+    if (fd >= 0 && sys::ftruncate(fd, page) == 0) {
+        void* const p = sys::mmap(nullptr, page, read_write, MAP_PRIVATE, fd, 0);
+        if (p != MAP_FAILED) {
+            auto const entries =
+                table.read(page_number{reinterpret_cast<std::uintptr_t>(p) / page}, 1);
+            locked = !entries.empty() && pagemap_entry{entries[0]}.anonymous();
+            sys::munmap(p, page);
+        }
+    }
+    if (fd >= 0) {
+        sys::close(fd);
+    }
+    return locked;
+}
+
 } // namespace detail::os
 KSM_NAMESPACE_END
 

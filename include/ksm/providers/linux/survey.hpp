@@ -57,7 +57,8 @@ struct finding {
 };
 
 [[nodiscard]] inline finding examine_page(machinery const& m, page_number page, page_entry entry,
-                                          pagemap_entry kernel) noexcept {
+                                          pagemap_entry kernel, bool in_place) noexcept {
+    auto const is_zero = [&] { return m.reader.zero(m.address(page), 1, in_place) == 1; };
     switch (entry.kind()) {
     case backing::home:
     case backing::displaced: {
@@ -66,13 +67,12 @@ struct finding {
         }
         // What is present but not ours alone is the zero page, which a read put there and which
         // costs nothing, or shared with a forked child.
-        bool const nothing =
-            kernel.present() && !kernel.exclusive() && live_zero(m.address(page), m.page);
+        bool const nothing = kernel.present() && !kernel.exclusive() && is_zero();
         return {nothing ? page_state::gone : page_state::unknown, entry};
     }
     case backing::zero: {
-        bool const still = !kernel.swapped() && !kernel.exclusive() &&
-                           (!kernel.present() || live_zero(m.address(page), m.page));
+        bool const still =
+            !kernel.swapped() && !kernel.exclusive() && (!kernel.present() || is_zero());
         return still ? finding{page_state::zero, entry}
                      : finding{page_state::written, page_entry::home()};
     }
@@ -90,6 +90,16 @@ struct finding {
         return {page_state::unknown, entry};
     }
     return {page_state::gone, entry};
+}
+
+/// Remembers the first run of pages that are not what they must be.
+inline void suspect(machinery& m, page_number page) noexcept {
+    if (m.suspect.count.value() == 0) {
+        m.suspect.first = page;
+    }
+    if (m.suspect.end() == page) {
+        m.suspect.count += page_count{1};
+    }
 }
 
 /// Where the kernel does not tell: private pages are there, and nothing has been written. Merging
@@ -120,8 +130,12 @@ struct finding {
                     page_number const p = page + page_count{i};
                     page_entry const entry = row == nullptr ? page_entry::home() : (*row)[slot];
                     finding const f = examine_page(
-                        m, p, entry, entries.empty() ? assumed(entry) : pagemap_entry{entries[i]});
+                        m, p, entry, entries.empty() ? assumed(entry) : pagemap_entry{entries[i]},
+                        r->in_place);
                     if (f.state == page_state::gone) {
+                        if (!entries.empty() && pagemap_entry{entries[i]}.file()) {
+                            suspect(m, p);
+                        }
                         continue;
                     }
                     frame_id const frame =

@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -41,6 +42,7 @@ enum class call : std::uint8_t {
     process_vm_readv,
     getrlimit,
     sigaction,
+    procmap_query,
 };
 
 /// Asked before each call: 0 lets it happen, an errno makes it fail without happening. A hook may
@@ -124,6 +126,11 @@ inline int munmap(void* at, std::size_t bytes) noexcept {
 [[nodiscard]] inline int sigaction(int signal, struct sigaction const* wanted,
                                    struct sigaction* before) noexcept {
     return fails(call::sigaction) ? -1 : ::sigaction(signal, wanted, before);
+}
+
+/// \param c  Which request it is.
+[[nodiscard]] inline int ioctl(call c, int fd, unsigned long request, void* argument) noexcept {
+    return fails(c) ? -1 : ::ioctl(fd, request, argument);
 }
 
 } // namespace sys

@@ -45,6 +45,22 @@ inline constexpr int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
 [[nodiscard]] inline int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
 
+[[nodiscard]] inline int create_memfd() noexcept {
+    unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    int const fd = sys::memfd_create("ksm", flags | mfd_noexec_seal);
+    return fd < 0 && errno == EINVAL ? sys::memfd_create("ksm", flags) : fd;
+}
+
+/// A write that changes nothing, by the kernel: copy-on-write breaks, and a page that is not there
+/// or not writable is an errno instead of a signal.
+[[nodiscard]] inline int touch(std::byte* at) noexcept {
+    std::uint32_t const nobody_waits = 0;
+    return ::syscall(SYS_futex, &nobody_waits, FUTEX_WAKE_OP_PRIVATE, 0, nullptr, at,
+                     FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0)) < 0
+               ? errno
+               : 0;
+}
+
 inline void futex_wait(std::uint32_t const* word, std::uint32_t while_it_is) noexcept {
     ::syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_it_is, nullptr, nullptr, 0);
 }
@@ -112,6 +128,10 @@ class descriptor {
             *links = static_cast<std::size_t>(s.st_nlink);
         }
         return true;
+    }
+    /// Whether it was opened for this file.
+    [[nodiscard]] bool is_of(dev_t device, std::uint64_t inode) const noexcept {
+        return fd_ >= 0 && device == device_ && inode == inode_;
     }
     void close() noexcept {
         if (intact()) {
