@@ -25,13 +25,6 @@ constexpr std::array states{"home", "merged", "broken", "zero", "displaced"};
 constexpr std::array operations{"survey",     "view",    "promote", "merge",
                                 "merge_zero", "unmerge", "release"};
 
-detail::os::mapping kernel_mapping(std::byte const* at) {
-    detail::os::mapping_list list;
-    detail::os::mapping m;
-    static_cast<void>(list.find(reinterpret_cast<std::uintptr_t>(at), m));
-    return m;
-}
-
 /// Eight adopted pages, the fourth of which is the victim. Its content is the seventh's frame.
 struct scene {
     static constexpr std::size_t victim = 3;
@@ -66,6 +59,7 @@ struct scene {
             if (p.merge_zero(p.space(), number(victim), pages(1)).why != status::ok) {
                 ::_exit(41);
             }
+            static_cast<void>(*static_cast<std::byte volatile*>(at + victim * page));
             break;
         case state::displaced:
             promoted(victim);
@@ -167,6 +161,9 @@ std::size_t act(scene& s, operation op) {
         // In ascending order, so that the victim is read ahead with its neighbours.
         for (std::size_t i = 0; i < scene::count; ++i) {
             auto const bytes = s.p.view(space, s.number(i));
+            if (i == scene::victim && !bytes.empty()) {
+                static_cast<void>(*static_cast<std::byte const volatile*>(bytes.data()));
+            }
             if (i != scene::victim &&
                 (bytes.empty() || std::memcmp(bytes.data(), s.at + i * s.page, s.page) != 0)) {
                 return 9;
@@ -221,8 +218,7 @@ int survives(linux_options const& options, violation v, state st, operation op) 
     return s.untouched(v, before) && s.neighbours_hold() ? 0 : 9;
 }
 
-bool kernel_tells_of_mappings() {
-    return kernel_mapping(reinterpret_cast<std::byte const*>(&rw)).there;
+return kernel_mapping(reinterpret_cast<std::byte const*>(&rw)).there;
 }
 
 } // namespace
@@ -247,6 +243,21 @@ TEST_CASE("memory that the application changes behind our back is left alone", "
             }
         }
     }
+}
+
+TEST_CASE("a merged page that another one was moved to is not taken for the old one", "[linux]") {
+    if (!kernel_tells_of_mappings()) {
+        KSM_SKIP("PROCMAP_QUERY needs Linux 6.11");
+    }
+    scene s{quiescent(), state::merged, false};
+    std::byte* const moved = s.at + 6 * s.page;
+    REQUIRE(::mremap(moved, s.page, s.page, MREMAP_MAYMOVE | MREMAP_FIXED,
+                     s.at + scene::victim * s.page) != MAP_FAILED);
+    CHECK(s.p.unmerge(s.p.space(), s.number(scene::victim), pages(1)).why == status::gone);
+    CHECK(s.p.usage().pages_lost == 1);
+    CHECK(s.p.unmerge(s.p.space(), s.number(6), pages(1)).why == status::gone);
+    CHECK(s.p.usage().pages_lost == 2);
+    CHECK(s.at[scene::victim * s.page] == std::byte{7});
 }
 
 TEST_CASE("a lost range can be adopted again", "[linux]") {

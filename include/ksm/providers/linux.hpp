@@ -175,8 +175,9 @@ class linux_provider {
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
     detail::os::exclusion::verdict const v = machine_.writers.judge();
-    return {v.strategy, v.reason, machine_.writers.refusal(), machine_.budget.max_map_count(),
-            machine_.budget.limit()};
+    os_error const none = machine_.marker.error();
+    return {v.strategy, v.reason, none ? none : machine_.writers.refusal(),
+            machine_.budget.max_map_count(), machine_.budget.limit()};
 }
 
 inline linux_usage linux_provider::usage() const noexcept {
@@ -342,11 +343,13 @@ inline void linux_provider::lose(page_range range) noexcept {
 
 inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
                                                                std::size_t pages) noexcept {
-    std::byte const* const copy = machine_.reader.view(address(page), pages);
+    std::byte const* copy = machine_.reader.view(address(page), pages);
     if (copy == nullptr && !machine_.marker.in_child()) {
-        // Not there any more, or our descriptor is not: the next view can tell.
-        static_cast<void>(next_place(space(), page, 1));
-        static_cast<void>(machine_.reader.prepare());
+        // It is not there any more, or our descriptor is not.
+        std::size_t const left = next_place(space(), page, pages).pages;
+        if (left != 0 && !machine_.reader.prepare()) {
+            copy = machine_.reader.view(address(page), left);
+        }
     }
     return {copy, copy == nullptr ? 0 : machine_.page};
 }
@@ -381,6 +384,9 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
+    if (machine_.reader.bytes() != 0) {
+        static_cast<void>(machine_.reader.prepare()); // without it the pages are busy
+    }
     machine_.reader.forget();
     survey_result const r = detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
     if (machine_.suspect.count.value() != 0) {

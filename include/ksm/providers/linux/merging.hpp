@@ -84,13 +84,14 @@ struct replacement {
     std::byte const* const content = m.frames.view(frame);
     replacement r;
     std::size_t equal = 0;
+    int unread = 0;
     bool affordable = true;
     {
         write_window window{m.writers, p.at, p.pages * m.page, m.page};
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        equal = m.reader.equal(p.at, content, p.pages, p.in_place);
+        equal = m.reader.equal(p.at, content, p.pages, p.in_place, unread);
         affordable = equal == 0 || m.affordable(p.first, equal, entry);
         // The last look before the replacement: see segv_handler.
         r.aborted = window.aborted();
@@ -116,7 +117,7 @@ struct replacement {
     if (equal != 0) {
         m.table.set(p.first, equal, entry);
     }
-    return {page_count{equal}, equal == p.pages ? status::ok : status::changed};
+    return {page_count{equal}, equal == p.pages ? status::ok : m.reader.unequal(unread)};
 }
 
 /// Gives the pages before the first that is not zero back to the kernel. \requires All of them, or
@@ -131,13 +132,14 @@ struct replacement {
     }
     replacement r;
     std::size_t zeros = 0;
+    int unread = 0;
     bool affordable = true;
     {
         write_window window{m.writers, p.at, p.pages * m.page, m.page};
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        zeros = m.reader.zero(p.at, p.pages, p.in_place);
+        zeros = m.reader.zero(p.at, p.pages, p.in_place, unread);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.aborted = window.aborted();
         if (zeros != 0 && !r.aborted) {
@@ -174,7 +176,7 @@ struct replacement {
     if (zeros != 0) {
         m.table.set(p.first, zeros, page_entry::zero());
     }
-    return {page_count{zeros}, zeros == p.pages ? status::ok : status::changed};
+    return {page_count{zeros}, zeros == p.pages ? status::ok : m.reader.unequal(unread)};
 }
 
 } // namespace detail::os

@@ -9,9 +9,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
+#include <ksm/outcome.hpp>
 #include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/live_memory.hpp>
 #include <ksm/providers/linux/own_memory.hpp>
@@ -47,28 +49,41 @@ class memory_reader {
     /// The copies are out of date: a digest must not be older than the latest survey.
     void forget() noexcept { copies_ = {}; }
 
-    // For a write window. `in_place`: the memory is certain to be there.
+    // For a write window. `in_place`: the memory is certain to be there. `error`: why not all pages
+    // could be read, otherwise 0; the results stay on the stack (I10).
 
     /// Pages before the first that differs, or cannot be read.
     [[nodiscard]] std::size_t equal(std::byte const* at, std::byte const* content,
-                                    std::size_t pages, bool in_place) const noexcept {
-        return leading(at, pages, in_place, [&](std::byte const* a, std::size_t i) {
+                                    std::size_t pages, bool in_place, int& error) const noexcept {
+        return leading(at, pages, in_place, error, [&](std::byte const* a, std::size_t i) {
             return live_equal(a, content + i * page_, page_);
         });
     }
     /// Pages before the first that is not zero, or cannot be read.
-    [[nodiscard]] std::size_t zero(std::byte const* at, std::size_t pages,
-                                   bool in_place) const noexcept {
-        return leading(at, pages, in_place,
+    [[nodiscard]] std::size_t zero(std::byte const* at, std::size_t pages, bool in_place,
+                                   int& error) const noexcept {
+        return leading(at, pages, in_place, error,
                        [&](std::byte const* a, std::size_t) { return live_zero(a, page_); });
     }
     /// False: not all pages can be read.
     [[nodiscard]] bool copy(std::byte* to, std::byte const* at, std::size_t pages,
                             bool in_place) const noexcept {
-        return leading(at, pages, in_place, [&](std::byte const* a, std::size_t i) {
+        int error = 0;
+        return leading(at, pages, in_place, error, [&](std::byte const* a, std::size_t i) {
                    live_copy(to + i * page_, a, page_);
                    return true;
                }) == pages;
+    }
+    /// What it means that a comparison ended early.
+    [[nodiscard]] static status unequal(int error) noexcept {
+        switch (error) {
+        case 0: return status::changed;
+        case EFAULT: return status::gone;
+        case ENOMEM:
+        case ENOSPC:
+        case EDQUOT: return status::out_of_memory;
+        default: return status::busy; // our descriptor was closed: a survey opens another
+        }
     }
 
   private:
@@ -91,24 +106,35 @@ class memory_reader {
         return view_ + slot(copy) * page_ + (at - copies_[copy].at);
     }
     /// Pages that the kernel copied to `slot`.
-    [[nodiscard]] std::size_t fetch(std::byte const* at, std::size_t pages,
-                                    std::size_t slot) const noexcept {
+    [[nodiscard]] std::size_t fetch(std::byte const* at, std::size_t pages, std::size_t slot,
+                                    int& error) const noexcept {
         // A file that got our number must not be written to, nor the file that a forked child
         // shares with its parent. Beyond RLIMIT_FSIZE a write raises SIGXFSZ.
-        if (marker_.in_child() || !file_.intact() || file_size_limit() < all_pages * page_) {
+        if (marker_.in_child() || !file_.intact()) {
+            error = EBADF;
+            return 0;
+        }
+        if (file_size_limit() < all_pages * page_) {
+            error = EFBIG;
             return 0;
         }
         ssize_t const n = sys::pwrite(file_.get(), at, pages * page_, slot * page_);
-        return n < 0 ? 0 : static_cast<std::size_t>(n) / page_;
+        std::size_t const read = n < 0 ? 0 : static_cast<std::size_t>(n) / page_;
+        error = n < 0 ? errno : read < pages ? EFAULT : 0;
+        return read;
     }
     template <class Accept>
     [[nodiscard]] std::size_t leading(std::byte const* at, std::size_t pages, bool in_place,
-                                      Accept accept) const noexcept {
-        std::size_t const there = in_place ? pages : fetch(at, pages, window_at);
+                                      int& error, Accept accept) const noexcept {
+        error = 0;
+        std::size_t const there = in_place ? pages : fetch(at, pages, window_at, error);
         std::byte const* const from = in_place ? at : view_ + window_at * page_;
         std::size_t n = 0;
         while (n < there && accept(from + n * page_, n)) {
             ++n;
+        }
+        if (n < there) {
+            error = 0;
         }
         return n;
     }
@@ -170,7 +196,8 @@ inline std::byte const* memory_reader::view(std::byte const* at, std::size_t pag
     std::size_t const kind = ascending ? 1 : 0;
     std::size_t const copy = 2 * kind + (1 - latest_[kind]);
     copies_[copy] = {};
-    std::size_t const n = fetch(at, ascending ? std::min(pages, ahead) : 1, slot(copy));
+    int error = 0;
+    std::size_t const n = fetch(at, ascending ? std::min(pages, ahead) : 1, slot(copy), error);
     if (n == 0) {
         return nullptr;
     }

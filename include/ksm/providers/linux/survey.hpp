@@ -58,7 +58,10 @@ struct finding {
 
 [[nodiscard]] inline finding examine_page(machinery const& m, page_number page, page_entry entry,
                                           pagemap_entry kernel, bool in_place) noexcept {
-    auto const is_zero = [&] { return m.reader.zero(m.address(page), 1, in_place) == 1; };
+    auto const is_zero = [&] {
+        int unread = 0;
+        return m.reader.zero(m.address(page), 1, in_place, unread) == 1;
+    };
     switch (entry.kind()) {
     case backing::home:
     case backing::displaced: {
