@@ -218,9 +218,6 @@ int survives(linux_options const& options, violation v, state st, operation op) 
     return s.untouched(v, before) && s.neighbours_hold() ? 0 : 9;
 }
 
-return kernel_mapping(reinterpret_cast<std::byte const*>(&rw)).there;
-}
-
 } // namespace
 
 TEST_CASE("memory that the application changes behind our back is left alone", "[linux]") {

@@ -112,20 +112,27 @@ inline void suspect(machinery& m, page_number page) noexcept {
     return pagemap_entry{has_frame ? 0 : std::uint64_t{1} << 63 | std::uint64_t{1} << 56};
 }
 
+/// Pages that one call looks at: about a millisecond, so that a daemon can be stopped soon.
+inline constexpr std::size_t survey_step = 16384;
+
 /// \requires `out` is not empty.
 [[nodiscard]] inline survey_result survey_regions(machinery& m, pagemap& kernel,
                                                   region_list const& regions, page_number from,
                                                   std::span<page_run> out) noexcept {
     run_list runs{out};
+    std::size_t left = survey_step;
     while (region const* const r = regions.at_or_after(from)) {
         page_number page = from < r->pages.first ? r->pages.first : from;
         while (page < r->pages.end()) {
+            if (left == 0) {
+                return {runs.size(), page, false, coverage::every_page};
+            }
             // Runs are often one page long: what does not fit into `out` is read again.
-            std::span<std::uint64_t const> const entries =
-                kernel.read(page, std::min((r->pages.end() - page).value(), 2 * out.size()));
-            std::size_t const n = entries.empty()
-                                      ? std::min((r->pages.end() - page).value(), 2 * out.size())
-                                      : entries.size();
+            std::size_t const most =
+                std::min({(r->pages.end() - page).value(), 2 * out.size(), left});
+            std::span<std::uint64_t const> const entries = kernel.read(page, most);
+            std::size_t const n = entries.empty() ? most : entries.size();
+            left -= n;
             for (std::size_t i = 0; i < n;) {
                 entry_row const* const row = m.table.row(page + page_count{i});
                 std::size_t slot = (page + page_count{i}).value() % page_table::row_pages;
