@@ -65,6 +65,9 @@ class change_report {
     std::size_t ranges_left_;
 };
 
+/// Pages that one call looks at: some milliseconds when all of them were written.
+inline constexpr std::size_t change_step = 131072;
+
 /// \requires `out` is not empty.
 [[nodiscard]] inline survey_result survey_changes(machinery& m, region_list const& regions,
                                                   page_number from,
@@ -73,19 +76,22 @@ class change_report {
     page_range copies[most];
     page_range writes[most];
     run_list runs{out};
+    std::size_t left = change_step;
     while (region const* const r = regions.at_or_after(from)) {
         page_number page = std::max(from, r->pages.first);
         while (page < r->pages.end()) {
-            if (runs.room() == 0) {
+            if (runs.room() == 0 || left == 0) {
                 return {runs.size(), page, false, coverage::changes};
             }
+            page_number const stop = std::min(r->pages.end(), page + page_count{left});
+            page_number const begin = page;
             bool known = r->tracked && m.tracker.available();
             if (known) {
                 std::size_t const half = std::clamp<std::size_t>(runs.room() / 2, 1, most);
                 // Copies first: looking for them arms nothing, so they can be found again.
-                change_tracker::answer c{0, r->pages.end(), false};
+                change_tracker::answer c{0, stop, false};
                 if (m.tracker.looks_for_copies()) {
-                    c = m.tracker.copied({page, r->pages.end() - page}, std::span{copies, half});
+                    c = m.tracker.copied({page, stop - page}, std::span{copies, half});
                 }
                 page_number end = c.end;
                 if (runs.room() == 1 && c.ranges != 0) {
@@ -118,9 +124,9 @@ class change_report {
                 page = seen;
             }
             if (!known) {
-                page = list_pages(m, runs, page, r->pages.end(),
-                                  {r->in_place, page_state::unknown, true});
+                page = list_pages(m, runs, page, stop, {r->in_place, page_state::unknown, true});
             }
+            left -= (page - begin).value();
         }
         from = r->pages.end();
     }

@@ -170,18 +170,27 @@ struct listing {
     return end;
 }
 
+/// Pages that one call looks at: about a millisecond, so that a daemon can be stopped soon.
+inline constexpr std::size_t survey_step = 16384;
+
 /// Lists every page. \requires `out` is not empty.
 [[nodiscard]] inline survey_result survey_every_page(machinery& m, region_list const& regions,
                                                      page_number from,
                                                      std::span<page_run> out) noexcept {
     run_list runs{out};
+    std::size_t left = survey_step;
     while (region const* const r = regions.at_or_after(from)) {
         page_number page = std::max(from, r->pages.first);
         while (page < r->pages.end()) {
+            if (left == 0) {
+                return {runs.size(), page, false, coverage::every_page};
+            }
             // Pages are armed shortly before they are listed, and armed again with those that
             // there is no room for.
-            page_number const end = std::min(
-                r->pages.end(), page + page_count{std::max<std::size_t>(2 * runs.room() + 1, 512)});
+            std::size_t const most = std::max<std::size_t>(2 * runs.room() + 1, 512);
+            page_number const end =
+                std::min(r->pages.end(), page + page_count{std::min(most, left)});
+            left -= (end - page).value();
             bool const armed =
                 r->tracked && m.tracker.arming() && m.tracker.arm({page, end - page});
             page_number const stop =
