@@ -166,6 +166,7 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.mapping_budget = machine_.budget.limit();
     u.frames_live = machine_.frames.live();
     u.frames_dead = machine_.frames.dead();
+    u.frames_punched = machine_.frames.punched();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
                        regions_.bytes() + detail::os::pagemap::buffer_bytes();
@@ -296,6 +297,12 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
         default: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EFAULT}};
         }
     }
+    for (page_number page = range.first; page < range.end(); page += page_count{1}) {
+        detail::os::page_entry const entry = machine_.table.at(page);
+        if (entry.kind() == detail::os::backing::broken) {
+            machine_.frames.strand(entry.frame());
+        }
+    }
     std::size_t const before = machine_.table.mappings();
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
@@ -324,7 +331,9 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    return detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+    survey_result const r = detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+    machine_.frames.reclaim(r.end); // once a pass the children are asked after
+    return r;
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,
@@ -346,6 +355,9 @@ inline promotion linux_provider::promote(space_id space, page_number first,
         why = p.pages == 0 ? status::gone
                            : detail::os::promote_pages(machine_, p, room.first + so_far);
         done += why == status::ok ? p.pages : 0;
+    }
+    if (done < room.frames) {
+        machine_.frames.discard(room.first + page_count{done}, room.frames - done);
     }
     return {room.first, {page_count{done}, why}};
 }

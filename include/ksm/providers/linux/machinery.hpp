@@ -34,7 +34,7 @@ struct place {
 struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
-          frames(page, options.arena_pages), table(frames.arena_shift()),
+          frames(page, options.arena_pages, marker), table(frames.arena_shift(), &frames.records()),
           budget(options.mapping_share, options.max_mappings), writers(options, marker) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
@@ -42,7 +42,7 @@ struct machinery {
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {
-        return table.mappings() + frames.arenas();
+        return table.mappings() + frames.mappings();
     }
     [[nodiscard]] bool affordable(page_number first, std::size_t pages,
                                   page_entry entry) const noexcept {

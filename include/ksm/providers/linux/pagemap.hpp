@@ -24,9 +24,14 @@ class pagemap_entry {
     [[nodiscard]] constexpr bool file() const noexcept { return (bits_ >> 61 & 1) != 0; }
     /// Mapped once: neither the zero page nor shared with a forked child.
     [[nodiscard]] constexpr bool exclusive() const noexcept { return (bits_ >> 56 & 1) != 0; }
-    /// A page of the process's own. Of a mapping of a frame: copy-on-write was broken.
+    /// A page of the process's own.
     [[nodiscard]] constexpr bool anonymous() const noexcept {
         return (present() || swapped()) && !file();
+    }
+    /// Of a mapping of a frame: copy-on-write was broken. The marker that write protection by
+    /// userfaultfd leaves where there is no page looks like a page in swap.
+    [[nodiscard]] constexpr bool broken() const noexcept {
+        return anonymous() && (present() || (bits_ >> 57 & 1) == 0);
     }
 
   private:
