@@ -170,7 +170,7 @@ class frame_store {
         bit_row ready;       ///< Dead, and nobody can read them: to be punched.
         std::size_t vacant;  ///< Bits in `free`.
         std::size_t dead;    ///< Bits in `ready`.
-        std::size_t longest; ///< No free run is longer.
+        std::size_t longest; ///< No run of free places that begins before `touched` is longer.
         std::size_t cursor;  ///< Where the last frame was made: its successor goes next to it.
         std::size_t touched; ///< No frame from here on was ever made.
         bool full;           ///< Refused a write.
@@ -194,7 +194,9 @@ class frame_store {
         sys::munmap(a.bits, bit_bytes(a.capacity));
     }
 
-    [[nodiscard]] reservation take(std::size_t arena_index, std::size_t wanted) noexcept;
+    [[nodiscard]] reservation take_hole(std::size_t arena_index, std::size_t wanted) noexcept;
+    [[nodiscard]] reservation take_fresh(std::size_t arena_index,
+                                         std::size_t wanted) const noexcept;
     [[nodiscard]] reservation longest_run() noexcept;
     [[nodiscard]] bool roomy() const noexcept;
     [[nodiscard]] os_error add_arena() noexcept;
@@ -214,22 +216,29 @@ class frame_store {
     std::size_t touched_ = 0; ///< Of all arenas.
 };
 
-/// A run of free places from where the last frame was made on.
-inline frame_store::reservation frame_store::take(std::size_t arena_index,
-                                                  std::size_t wanted) noexcept {
+/// A run of places that were used before, if possible next to the last frame that was made.
+inline frame_store::reservation frame_store::take_hole(std::size_t arena_index,
+                                                       std::size_t wanted) noexcept {
     arena& a = arenas_[arena_index];
     if (a.full || a.longest < wanted) {
         return {};
     }
     bit_row::found run = a.free.find(a.cursor, wanted);
-    if (run.at == a.capacity) {
+    if (run.at >= a.touched) {
         run = a.free.find(0, wanted);
     }
-    if (run.at == a.capacity) {
-        a.longest = run.most;
+    if (run.at >= a.touched) {
+        a.longest = std::min(run.most, wanted - 1);
         return {};
     }
     return {frame(arena_index, run.at), wanted, {}};
+}
+/// A run of places that were never used.
+inline frame_store::reservation frame_store::take_fresh(std::size_t arena_index,
+                                                        std::size_t wanted) const noexcept {
+    arena const& a = arenas_[arena_index];
+    bool const fits = !a.full && a.capacity - a.touched >= wanted;
+    return fits ? reservation{frame(arena_index, a.touched), wanted, {}} : reservation{};
 }
 
 inline frame_store::reservation frame_store::longest_run() noexcept {
@@ -237,15 +246,23 @@ inline frame_store::reservation frame_store::longest_run() noexcept {
         std::size_t best = 0;
         std::size_t length = 0;
         for (std::size_t i = 0; i < arenas_.size(); ++i) {
-            if (!arenas_[i].full && arenas_[i].longest > length) {
+            arena const& a = arenas_[i];
+            std::size_t const n = std::max(a.longest, a.capacity - a.touched);
+            if (!a.full && n > length) {
                 best = i;
-                length = arenas_[i].longest;
+                length = n;
             }
         }
-        // A length is corrected by the search that does not find it.
-        reservation const r = length == 0 ? reservation{} : take(best, length);
-        if (length == 0 || r.frames != 0) {
+        if (length == 0) {
+            return {};
+        }
+        // The length of a hole may be an estimate: the search that does not find it corrects it.
+        reservation const r = take_fresh(best, length);
+        if (r.frames != 0) {
             return r;
+        }
+        if (reservation const hole = take_hole(best, length); hole.frames != 0) {
+            return hole;
         }
     }
 }
@@ -265,7 +282,14 @@ inline frame_store::reservation frame_store::reserve(std::size_t frames) noexcep
     canaries_.begin();
     std::size_t const wanted = std::min(frames, std::size_t{1} << shift_);
     for (std::size_t i = 0; i < arenas_.size(); ++i) {
-        if (reservation const r = take((cursor_ + i) % arenas_.size(), wanted); r.frames != 0) {
+        reservation const r = take_hole((cursor_ + i) % arenas_.size(), wanted);
+        if (r.frames != 0) {
+            return r;
+        }
+    }
+    for (std::size_t i = 0; i < arenas_.size(); ++i) {
+        reservation const r = take_fresh((cursor_ + i) % arenas_.size(), wanted);
+        if (r.frames != 0) {
             return r;
         }
     }
@@ -273,7 +297,7 @@ inline frame_store::reservation frame_store::reserve(std::size_t frames) noexcep
     if (!roomy()) {
         if (error = add_arena(); !error) {
             std::size_t const last = arenas_.size() - 1;
-            return take(last, std::min(wanted, arenas_[last].capacity));
+            return take_fresh(last, std::min(wanted, arenas_[last].capacity));
         }
     }
     reservation r = longest_run();
@@ -327,7 +351,7 @@ inline os_error frame_store::add_arena() noexcept {
     a.file = descriptor{fd};
     a.view = static_cast<std::byte*>(view);
     a.bits = static_cast<std::uint64_t*>(bits);
-    a.capacity = a.vacant = a.longest = capacity;
+    a.capacity = a.vacant = capacity;
     a.free = bit_row{a.bits, capacity};
     a.free.fill(0, capacity, true);
     a.ready = bit_row{a.bits + bit_row::words_for(capacity), capacity};
