@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <dirent.h>
@@ -194,6 +197,59 @@ TEST_CASE("a child keeps the content of every page whatever its parent does", "[
     CHECK(bytes_of_memory_files() == 0);
 }
 
+TEST_CASE("a child that is born at any moment of merging and reclaiming sees whole pages",
+          "[linux]") {
+    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_provider p{options};
+    memory m{p, 64};
+    for (std::size_t i = 0; i < 64; ++i) {
+        m.fill(i, i % 32);
+    }
+    void* const shared =
+        ::mmap(nullptr, p.page_size(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(shared != MAP_FAILED);
+    auto& rounds = *::new (shared) std::atomic<unsigned>{0};
+    std::atomic<bool> over{false};
+    int wrong = 0;
+    std::thread mother{[&] {
+        for (int i = 0; i < 60; ++i) {
+            pid_t const pid = give_birth(i % 2 == 0 ? birth::fork : birth::raw_clone);
+            if (pid == 0) {
+                ::alarm(60);
+                unsigned const now = rounds.load();
+                while (rounds.load() - now < 3) { // until its parent has reclaimed and reused
+                    ::sched_yield();
+                }
+                for (std::size_t k = 0; k < 64; ++k) {
+                    if (!m.holds(k, k % 32)) {
+                        ::_exit(1);
+                    }
+                }
+                ::_exit(0);
+            }
+            int state = -1;
+            ::waitpid(pid, &state, 0);
+            wrong += state != 0;
+        }
+        over.store(true);
+    }};
+    bool complete = true;
+    while (!over.load()) {
+        promotion const f = p.promote(p.space(), m.page(0), pages(32));
+        complete = complete && f.made.done == pages(32) &&
+                   p.merge(p.space(), m.page(32), pages(32), f.first).done == pages(32) &&
+                   p.unmerge(p.space(), m.page(0), pages(64)).done == pages(64);
+        p.release(f.first, pages(32));
+        walk(p);
+        rounds.fetch_add(1);
+    }
+    mother.join();
+    CHECK(complete);
+    CHECK(wrong == 0);
+    CHECK(p.usage().frames_punched != 0);
+    ::munmap(shared, p.page_size());
+}
+
 TEST_CASE("a child that runs another program holds nothing back", "[linux]") {
     birth const b = GENERATE(birth::vfork_exec, birth::posix_spawn);
     linux_provider p{quiescent()};
@@ -245,6 +301,24 @@ TEST_CASE("a child that was born after the frame and before it was dead holds it
     walk(p);
     CHECK(p.usage().frames_dead == 0);
     CHECK(p.usage().frames_punched == 16);
+}
+
+TEST_CASE("a child holds back a frame that dies long after the canary of its birth has retired",
+          "[linux]") {
+    linux_provider p{quiescent()};
+    memory m{p, 8};
+    memory other{p, 8};
+    frame_id const f = promote_new(p, m, 1);
+    frame_id const g = promote_new(p, other, 50);
+    child c{birth::fork, [&m] { return m.holds(7, 8) ? 0 : 1; }};
+    bury(p, other, g);
+    walk(p); // retires the canary that has seen the child
+    bury(p, m, f);
+    walk(p); // retires one that has seen nobody
+    CHECK(p.usage().frames_dead == 16);
+    CHECK(c.ask() == 0);
+    walk(p);
+    CHECK(p.usage().frames_dead == 0);
 }
 
 TEST_CASE("when many children live, frames wait, and go when the children go", "[linux]") {
