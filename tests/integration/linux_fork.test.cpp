@@ -160,7 +160,8 @@ struct failing {
 } // namespace
 
 TEST_CASE("a child keeps the content of every page whatever its parent does", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options const options = GENERATE(quiescent(), by_mprotect(), by_move(), by_wp());
+    KSM_NEEDS_USERFAULTFD(options);
     birth const b = GENERATE(birth::fork, birth::raw_clone, birth::fork_without_handlers);
     action const a = GENERATE(action::write, action::unmerge, action::reuse, action::write_and_end);
     auto p = std::make_unique<linux_provider>(options);
@@ -199,7 +200,8 @@ TEST_CASE("a child keeps the content of every page whatever its parent does", "[
 
 TEST_CASE("a child that is born at any moment of merging and reclaiming sees whole pages",
           "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options const options = GENERATE(quiescent(), by_mprotect(), by_wp());
+    KSM_NEEDS_USERFAULTFD(options);
     linux_provider p{options};
     memory m{p, 64};
     for (std::size_t i = 0; i < 64; ++i) {
@@ -388,7 +390,8 @@ TEST_CASE("a child that destroys its provider keeps what it inherited", "[linux]
 }
 
 TEST_CASE("a forked child merges anew, forks, and gives its own frames back", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options const options = GENERATE(quiescent(), by_mprotect(), by_move(), by_wp());
+    KSM_NEEDS_USERFAULTFD(options);
     birth const b = GENERATE(birth::fork, birth::raw_clone);
     linux_provider of_the_parent{options};
     every_state inherited{of_the_parent};
@@ -666,7 +669,9 @@ TEST_CASE("frames made without a canary are kept", "[linux]") {
 }
 
 TEST_CASE("memory that is merged and written again and again costs what is merged now", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options options = GENERATE(quiescent(), by_mprotect(), by_move(), by_wp());
+    KSM_NEEDS_USERFAULTFD(options);
+    options.no_pinned_io = true; // else copies of merged pages are not merged again
     linux_provider p{options};
     memory m{p, 1024};
     scanner engine{p};

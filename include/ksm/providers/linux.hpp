@@ -4,8 +4,9 @@
 //
 // Common preconditions: a provider is used by one thread at a time. As long as a range is a region
 // the application keeps it mapped and does not change it by munmap, mremap, mprotect or madvise
-// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a merged page MADV_DONTNEED would show the frame, not
-// zeros. Stacks, thread-local storage and robust mutexes do not belong in a region.
+// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a page that was merged MADV_DONTNEED would show what is
+// in the frame's place, not zeros. Stacks, thread-local storage and robust mutexes do not belong in
+// a region.
 #ifndef KSM_PROVIDERS_LINUX_HPP
 #define KSM_PROVIDERS_LINUX_HPP
 
@@ -80,7 +81,8 @@ class linux_provider {
     /// Makes every page private and forgets the range, which may be a part of a region or several
     /// regions side by side. The kernel's mappings stay as many as there were. Where writers could
     /// not be excluded (see `unmerge`) pages stay private copies in mappings of frames:
-    /// MADV_DONTNEED shows the frame there, and only munmap or a new mapping ends that.
+    /// MADV_DONTNEED shows the frame there, or zeros once it is given back, and only munmap or a
+    /// new mapping ends that.
     [[nodiscard]] region_error try_release(page_range range) noexcept;
 
 #if KSM_HAS_EXCEPTIONS

@@ -36,7 +36,7 @@ class pagemap_entry {
     /// Of a mapping of a frame: copy-on-write was broken. The marker that write protection by
     /// userfaultfd leaves where there is no page looks like a page in swap.
     [[nodiscard]] constexpr bool broken() const noexcept {
-        return anonymous() && (present() || (bits_ >> 57 & 1) == 0);
+        return anonymous() && (present() || !write_protected());
     }
 
   private:
