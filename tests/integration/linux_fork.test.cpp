@@ -215,7 +215,8 @@ TEST_CASE("a child that is born at any moment of merging and reclaiming sees who
     int wrong = 0;
     std::thread mother{[&] {
         for (int i = 0; i < 60; ++i) {
-            pid_t const pid = give_birth(i % 2 == 0 ? birth::fork : birth::raw_clone);
+            pid_t const pid =
+                give_birth(threads_may_clone && i % 2 != 0 ? birth::raw_clone : birth::fork);
             if (pid == 0) {
                 ::alarm(60);
                 unsigned const now = rounds.load();
@@ -673,25 +674,27 @@ TEST_CASE("memory that is merged and written again and again costs what is merge
     KSM_NEEDS_USERFAULTFD(options);
     options.no_pinned_io = true; // else copies of merged pages are not merged again
     linux_provider p{options};
-    memory m{p, 1024};
+    memory m{p, 256};
     scanner engine{p};
     REQUIRE(engine.enter(p.space()) == status::ok);
     std::size_t most = 0;
+    std::memset(m.at(0), 0xee, m.size() * p.page_size());
     for (std::size_t round = 0; round < 100; ++round) {
         for (std::size_t i = 0; i < m.size(); ++i) {
-            m.fill(i, round * 1000 + i % 512);
+            std::size_t const content = round * 1000 + i % 128;
+            std::memcpy(m.at(i), &content, sizeof content);
         }
         for (int pass = 0; pass < 3; ++pass) {
             REQUIRE(engine.scan_pass().why == status::ok);
         }
         linux_usage const u = p.usage();
-        REQUIRE(u.frames_live >= 500);
+        REQUIRE(u.frames_live >= 125);
         most = std::max(most, u.frame_bytes);
         CHECK(u.frame_bytes * 10 <= u.frames_live * p.page_size() * 11);
         CHECK(bytes_of_memory_files() * 10 <= u.frames_live * p.page_size() * 11);
         CHECK(u.frames_punched <= 2 * u.frames_live);
     }
-    CHECK(most <= 600 * p.page_size());
+    CHECK(most <= 140 * p.page_size());
     REQUIRE(engine.unmerge_all() == status::ok);
     walk(p);
     CHECK(p.usage().frame_bytes == 0);
