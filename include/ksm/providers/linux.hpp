@@ -4,8 +4,9 @@
 //
 // Common preconditions: a provider is used by one thread at a time. As long as a range is a region
 // the application keeps it mapped and does not change it by munmap, mremap, mprotect or madvise
-// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a merged page MADV_DONTNEED would show the frame, not
-// zeros. Stacks, thread-local storage and robust mutexes do not belong in a region.
+// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a page that was merged MADV_DONTNEED would show what
+// is in the frame's place, not zeros. Stacks, thread-local storage and robust mutexes do not belong
+// in a region.
 #ifndef KSM_PROVIDERS_LINUX_HPP
 #define KSM_PROVIDERS_LINUX_HPP
 
@@ -82,7 +83,8 @@ class linux_provider {
     /// Makes every page private and forgets the range, which may be a part of a region or several
     /// regions side by side. The kernel's mappings stay as many as there were. Where writers could
     /// not be excluded (see `unmerge`) pages stay private copies in mappings of frames:
-    /// MADV_DONTNEED shows the frame there, and only munmap or a new mapping ends that.
+    /// MADV_DONTNEED shows the frame there, or zeros once it is given back, and only munmap or a
+    /// new mapping ends that.
     [[nodiscard]] region_error try_release(page_range range) noexcept;
 
 #if KSM_HAS_EXCEPTIONS
@@ -201,6 +203,7 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.mapping_budget = machine_.budget.limit();
     u.frames_live = machine_.frames.live();
     u.frames_dead = machine_.frames.dead();
+    u.frames_punched = machine_.frames.punched();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
                        regions_.bytes() + lost_.bytes() + machine_.reader.bytes() +
@@ -327,6 +330,12 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
 }
 
 inline void linux_provider::forget_pages(page_range range) noexcept {
+    for (page_number page = range.first; page < range.end(); page += page_count{1}) {
+        detail::os::page_entry const entry = machine_.table.at(page);
+        if (entry.kind() == detail::os::backing::broken) {
+            machine_.frames.strand(entry.frame());
+        }
+    }
     std::size_t const before = machine_.table.mappings();
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
@@ -435,6 +444,7 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         }
         machine_.suspect = {};
     }
+    machine_.frames.reclaim(r.end); // once a pass the children are asked after
     return r;
 }
 
@@ -459,6 +469,9 @@ inline promotion linux_provider::promote(space_id space, page_number first,
                                  : detail::os::promote_pages(machine_, p, room.first + so_far);
         done += one.done.value();
         why = one.why;
+    }
+    if (done < room.frames) {
+        machine_.frames.discard(room.first + page_count{done}, room.frames - done);
     }
     return {room.first, {page_count{done}, why}};
 }

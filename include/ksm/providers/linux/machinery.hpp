@@ -28,7 +28,7 @@ struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
           faults(options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
-          frames(page, options.arena_pages), table(frames.arena_shift()),
+          frames(page, options.arena_pages, marker), table(frames.arena_shift(), &frames.records()),
           budget(options.mapping_share, options.max_mappings),
           writers(options, marker, faults, entries,
                   {reinterpret_cast<std::byte const*>(this), sizeof *this}),
@@ -41,7 +41,7 @@ struct machinery {
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {
-        return table.mappings() + frames.arenas();
+        return table.mappings() + frames.mappings();
     }
     [[nodiscard]] bool affordable(page_number first, std::size_t pages,
                                   page_entry entry) const noexcept {

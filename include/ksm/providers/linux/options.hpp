@@ -96,9 +96,10 @@ struct linux_capabilities {
 struct linux_usage {
     std::size_t mappings_used = 0;  ///< Mappings that exist because of merging.
     std::size_t mapping_budget = 0; ///< Their limit.
-    std::size_t frames_live = 0;    ///< Stable frames that are not released.
-    std::size_t frames_dead = 0;    ///< Released; their memory is kept in this version.
-    std::size_t frame_bytes = 0;    ///< Memory of both.
+    std::size_t frames_live = 0;    ///< Stable frames that are not released, or that pages map.
+    std::size_t frames_dead = 0;    ///< Nobody here needs them, but perhaps a forked child does.
+    std::size_t frames_punched = 0; ///< Given back: places for frames to come.
+    std::size_t frame_bytes = 0;    ///< Memory of the live and the dead.
     std::size_t metadata_bytes = 0; ///< Own memory, frames not counted.
     std::size_t regions = 0;
     std::size_t region_pages = 0;

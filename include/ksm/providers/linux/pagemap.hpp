@@ -29,9 +29,14 @@ class pagemap_entry {
     [[nodiscard]] constexpr bool write_protected() const noexcept { return (bits_ >> 57 & 1) != 0; }
     /// Mapped once: neither the zero page nor shared with a forked child.
     [[nodiscard]] constexpr bool exclusive() const noexcept { return (bits_ >> 56 & 1) != 0; }
-    /// A page of the process's own. Of a mapping of a frame: copy-on-write was broken.
+    /// A page of the process's own.
     [[nodiscard]] constexpr bool anonymous() const noexcept {
         return (present() || swapped()) && !file();
+    }
+    /// Of a mapping of a frame: copy-on-write was broken. The marker that write protection by
+    /// userfaultfd leaves where there is no page looks like a page in swap.
+    [[nodiscard]] constexpr bool broken() const noexcept {
+        return anonymous() && (present() || !write_protected());
     }
 
   private:
@@ -148,7 +153,7 @@ class pagemap {
     if (file_size_limit() < page) {
         return false; // nothing will be promoted, either
     }
-    int const fd = create_memfd();
+    int const fd = create_memfd("ksm trial");
     bool locked = false;
     if (fd >= 0 && sys::ftruncate(fd, page) == 0) {
         void* const p = sys::mmap(nullptr, page, read_write, MAP_PRIVATE, fd, 0);

@@ -163,7 +163,7 @@ inline os_error memory_reader::prepare() noexcept {
     if (file_size_limit() < all_pages * page_) {
         return {"RLIMIT_FSIZE", EFBIG};
     }
-    int const fd = create_memfd();
+    int const fd = create_memfd("ksm copies");
     if (fd < 0) {
         return {"memfd_create", errno};
     }

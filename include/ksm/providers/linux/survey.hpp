@@ -93,16 +93,13 @@ struct finding {
                      : finding{page_state::written, page_entry::home()};
     }
     case backing::merged:
-        if (kernel.anonymous()) {
+        if (kernel.broken()) {
             return {page_state::written, page_entry::broken(entry.frame())};
         }
         return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged, entry};
     case backing::broken:
-        if (!kernel.anonymous()) {
-            // The application gave the copy back (MADV_DONTNEED): the frame shows again.
-            auto const e = page_entry::merged(entry.frame());
-            return {m.frames.released(entry.frame()) ? page_state::unknown : page_state::merged, e};
-        }
+        // Also when the application has given the copy back against the contract (MADV_DONTNEED)
+        // and sees the frame's place again: the frame may be punched, or another by now.
         return {m.writers.can_exclude(entry) ? page_state::unknown : page_state::gone, entry};
     }
     return {page_state::gone, entry};

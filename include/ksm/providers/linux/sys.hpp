@@ -32,6 +32,7 @@ enum class call : std::uint8_t {
     fstat,
     fcntl,
     ftruncate,
+    fallocate,
     memfd_create,
     mmap,
     munmap,
@@ -98,6 +99,12 @@ inline int close(int fd) noexcept { return fails(call::close) ? -1 : ::close(fd)
 }
 [[nodiscard]] inline int ftruncate(int fd, std::uint64_t bytes) noexcept {
     return fails(call::ftruncate) ? -1 : ::ftruncate(fd, static_cast<off_t>(bytes));
+}
+[[nodiscard]] inline int fallocate(int fd, int mode, std::uint64_t from,
+                                   std::uint64_t bytes) noexcept {
+    return fails(call::fallocate)
+               ? -1
+               : ::fallocate(fd, mode, static_cast<off_t>(from), static_cast<off_t>(bytes));
 }
 [[nodiscard]] inline int memfd_create(char const* name, unsigned flags) noexcept {
     return fails(call::memfd_create) ? -1 : ::memfd_create(name, flags);

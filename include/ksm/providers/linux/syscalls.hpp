@@ -45,10 +45,10 @@ inline constexpr int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
 [[nodiscard]] inline int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
 
-[[nodiscard]] inline int create_memfd() noexcept {
+[[nodiscard]] inline int create_memfd(char const* name) noexcept {
     unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    int const fd = sys::memfd_create("ksm", flags | mfd_noexec_seal);
-    return fd < 0 && errno == EINVAL ? sys::memfd_create("ksm", flags) : fd;
+    int const fd = sys::memfd_create(name, flags | mfd_noexec_seal);
+    return fd < 0 && errno == EINVAL ? sys::memfd_create(name, flags) : fd;
 }
 
 /// A write that changes nothing, by the kernel: copy-on-write breaks, and a page that is not there
@@ -145,6 +145,13 @@ class descriptor {
     dev_t device_ = 0;
     ino_t inode_ = 0;
 };
+
+/// An empty file in memory that can be sealed; -1 and errno.
+[[nodiscard]] inline int create_memory_file() noexcept {
+    unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    int const fd = sys::memfd_create(name, flags | mfd_noexec_seal);
+    return fd < 0 && errno == EINVAL ? sys::memfd_create(name, flags) : fd;
+}
 
 /// RLIMIT_FSIZE, which holds for memfds, too: going beyond raises SIGXFSZ.
 [[nodiscard]] inline std::uint64_t file_size_limit() noexcept {
