@@ -134,8 +134,7 @@ class scanner {
             return {page_count{}, false, status::gone};
         }
         status const halted_pass = std::exchange(merger_.halt, status::ok);
-        surveyor_.survey(
-            *s, [](page_run const&) {}, never);
+        surveyor_.survey(*s, never, [](page_run const&) {});
         std::size_t visited = 0;
         for_each_due(*s, range, [](detail::rmap_chunk& c, std::uint64_t mask) {
             c.todo |= c.pending & mask;
@@ -269,8 +268,7 @@ class scanner {
                 c.todo |= c.pending;
                 c.pending = 0;
             }
-            if (!surveyor_.survey(
-                    s, [](page_run const&) {}, stop)) {
+            if (!surveyor_.survey(s, stop, [](page_run const&) {})) {
                 forget(s);
             }
             if (stop()) {
@@ -362,14 +360,11 @@ class scanner {
         // The survey makes the books complete: copies that a fork made are merged pages, too.
         // Pages for whose items there is no memory are made private while they are listed.
         progress result{range.count, status::ok};
-        surveyor_.survey(
-            s,
-            [&](page_run const& run) {
-                if (!s.known) {
-                    unmerge_untracked(s, run, range, result);
-                }
-            },
-            never);
+        surveyor_.survey(s, never, [&](page_run const& run) {
+            if (!s.known) {
+                unmerge_untracked(s, run, range, result);
+            }
+        });
         page_number page = range.first;
         for (detail::rmap_item* item = at_or_after(s, page); item != nullptr;
              item = at_or_after(s, page)) {

@@ -66,7 +66,19 @@ TEST_CASE("the thread of the daemon handles no signal of the process", "[linux]"
               ::sigaction(SIGUSR1, &a, nullptr);
               linux_provider p{quiescent()};
               scanner_type scanner{p};
-              daemon_type daemon{scanner};
+              std::atomic<int> blocked{-1};
+              daemon_type daemon{scanner, {100, [&] {
+                                               sigset_t mine;
+                                               ::pthread_sigmask(SIG_SETMASK, nullptr, &mine);
+                                               blocked.store(::sigismember(&mine, SIGUSR1) == 1 &&
+                                                             ::sigismember(&mine, SIGSEGV) == 0);
+                                           }}};
+              while (blocked.load() == -1) {
+                  std::this_thread::yield();
+              }
+              if (blocked.load() != 1) {
+                  return 3;
+              }
               sigset_t one;
               sigset_t pending;
               ::sigemptyset(&one);

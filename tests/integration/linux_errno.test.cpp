@@ -402,13 +402,16 @@ TEST_CASE("each errno of each system call has the outcome that the table says", 
                   [&](std::string const& place, std::string const& got) {
                       CAPTURE(place, by_handler);
                       CHECK(got == expected(by_handler, place));
-                      met += got != "ok";
+                      met += got != "ok" && !place.starts_with("construct,");
                   });
     }
-    CHECK(met == static_cast<std::size_t>(std::count_if(
-                     std::begin(errno_table), std::end(errno_table), [&](errno_row const& r) {
-                         return (r.strategies & (by_handler ? m : q)) != 0;
-                     })));
+    // No row is left over. The handler for SIGSEGV is installed by the first provider of a process.
+    std::size_t rows = 0;
+    for (errno_row const& r : errno_table) {
+        bool const constructs = std::string{r.place}.starts_with("construct,");
+        rows += !constructs && (r.strategies & (by_handler ? m : q)) != 0;
+    }
+    CHECK(met == rows);
 }
 
 TEST_CASE("the table of errnos, from the code", "[.][errno-table]") {

@@ -27,8 +27,8 @@ class surveyor {
     /// Surveys a space from end to end. `on_run(run)` sees each run once it is noted.
     /// Gives up once `stop()` answers true; the next survey lists every page then.
     /// \returns Whether the space has any page, be it one that there was no memory to track.
-    template <class OnRun, class Stop>
-    bool survey(space& s, OnRun&& on_run, Stop&& stop) noexcept {
+    template <class Stop, class OnRun>
+    bool survey(space& s, Stop&& stop, OnRun&& on_run) noexcept {
         if (s.unsorted) {
             s.active.sort([](auto const& a, auto const& b) { return a.index < b.index; });
             s.unsorted = false;
