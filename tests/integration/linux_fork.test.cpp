@@ -597,6 +597,25 @@ TEST_CASE("behind a region that was released no other frame appears", "[linux]")
     ::munmap(at, 4 * p.page_size());
 }
 
+TEST_CASE("a merged page that the application has moved away keeps its frame", "[linux]") {
+    linux_provider p{quiescent()};
+    memory m{p, 8};
+    frame_id const f = promote_new(p, m, 1);
+    void* const elsewhere =
+        ::mmap(nullptr, p.page_size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(::mremap(m.at(3), p.page_size(), p.page_size(), MREMAP_MAYMOVE | MREMAP_FIXED,
+                     elsewhere) == elsewhere); // against the contract
+    std::vector<std::byte> const before(static_cast<std::byte*>(elsewhere),
+                                        static_cast<std::byte*>(elsewhere) + p.page_size());
+    static_cast<void>(p.try_release(m.range));
+    p.release(f, pages(8));
+    walk(p);
+    walk(p);
+    CHECK(std::memcmp(elsewhere, before.data(), before.size()) == 0);
+    CHECK(p.usage().frames_live == 1);
+    ::munmap(elsewhere, p.page_size());
+}
+
 TEST_CASE("a promotion that fails keeps no memory", "[linux]") {
     linux_provider p{quiescent()};
     memory m{p, 64};

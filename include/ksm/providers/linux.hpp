@@ -332,7 +332,9 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
 inline void linux_provider::forget_pages(page_range range) noexcept {
     for (page_number page = range.first; page < range.end(); page += page_count{1}) {
         detail::os::page_entry const entry = machine_.table.at(page);
-        if (entry.kind() == detail::os::backing::broken) {
+        if (entry.kind() == detail::os::backing::merged) {
+            machine_.frames.keep(entry.frame()); // the page may be there, or elsewhere by mremap
+        } else if (entry.kind() == detail::os::backing::broken) {
             machine_.frames.strand(entry.frame());
         }
     }

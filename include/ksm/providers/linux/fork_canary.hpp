@@ -22,7 +22,7 @@ namespace detail::os {
 class fork_canary {
   public:
     [[nodiscard]] os_error create() noexcept {
-        int const fd = create_memory_file();
+        int const fd = create_memfd("ksm canary");
         if (fd < 0) {
             return {"memfd_create", errno};
         }

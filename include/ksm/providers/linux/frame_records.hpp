@@ -121,6 +121,8 @@ class frame_records {
         --dead_;
         return !stranded;
     }
+    /// The frame never dies. \requires It is not dead.
+    void keep(frame_id f) noexcept { relink(f, max_sharers); }
     /// Never use the number again once the frame is dead.
     void strand(frame_id f) noexcept { of(f).birth |= 1; }
 

@@ -87,6 +87,8 @@ class frame_store {
             records_.release(first + page_count{i});
         }
     }
+    /// Memory that the application changed behind our back may map the frame for ever.
+    void keep(frame_id frame) noexcept { records_.keep(frame); }
     /// A page that is no page of a region any more keeps a mapping of the place of a frame. There
     /// MADV_DONTNEED may show nothing or zeros, but never another frame.
     void strand(frame_id frame) noexcept {
@@ -325,7 +327,7 @@ inline os_error frame_store::add_arena() noexcept {
     if (!arenas_.reserve(arenas_.size() + 1)) {
         return {"mmap", ENOMEM};
     }
-    int const fd = create_memory_file();
+    int const fd = create_memfd("ksm frames");
     if (fd < 0) {
         return {"memfd_create", errno};
     }

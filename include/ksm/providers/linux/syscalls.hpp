@@ -146,13 +146,6 @@ class descriptor {
     ino_t inode_ = 0;
 };
 
-/// An empty file in memory that can be sealed; -1 and errno.
-[[nodiscard]] inline int create_memory_file() noexcept {
-    unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    int const fd = sys::memfd_create(name, flags | mfd_noexec_seal);
-    return fd < 0 && errno == EINVAL ? sys::memfd_create(name, flags) : fd;
-}
-
 /// RLIMIT_FSIZE, which holds for memfds, too: going beyond raises SIGXFSZ.
 [[nodiscard]] inline std::uint64_t file_size_limit() noexcept {
     rlimit limit;
