@@ -25,7 +25,8 @@ namespace bench {
 
 /// How much of the memory is rewritten before each steady pass. [per cent]
 inline constexpr std::array<std::size_t, 3> rewritten{0, 1, 10};
-/// smart_scan looks at a page that rests in one pass of nine: that many are averaged.
+/// A page that rests is looked at in one pass of nine by smart_scan, once that has skipped it for
+/// sixteen passes or so. As many are averaged.
 inline constexpr int steady_passes = 9;
 inline constexpr std::uint64_t most_passes = 10; // without convergence after that there is none
 inline constexpr std::chrono::seconds pass_patience{60};
@@ -97,7 +98,7 @@ std::optional<measurement> measure(Merger& merger, image& what, std::span<std::b
 class kernel_merger {
   public:
     kernel_merger(kernel::thread ksmd, bool smart)
-        : passes_before_steady(smart ? 3 + steady_passes : 2), ksmd_(std::move(ksmd)),
+        : passes_before_steady(smart ? 2 * steady_passes : 2), ksmd_(std::move(ksmd)),
           smart_(smart) {}
 
     std::optional<double> pass() {
