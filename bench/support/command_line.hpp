@@ -59,13 +59,13 @@ inline void print_help(std::FILE* out, char const* program, char const* about,
     for (option const& o : options) {
         std::string_view const help = o.help;
         std::size_t const line = std::min(help.find('\n'), help.size());
-        fmt::print(out, "  {:12} {:9} {}\n", o.name, o.value == nullptr ? "" : o.value,
+        fmt::print(out, "  {:14} {:6} {}\n", o.name, o.value == nullptr ? "" : o.value,
                    help.substr(0, line));
         if (line != help.size()) {
-            fmt::print(out, "  {:12} {:9} {}\n", "", "", help.substr(line + 1));
+            fmt::print(out, "  {:14} {:6} {}\n", "", "", help.substr(line + 1));
         }
     }
-    fmt::print(out, "  {:12} {:9} {}\n", "--help", "", "this");
+    fmt::print(out, "  {:14} {:6} {}\n", "--help", "", "this");
 }
 
 /// \returns The exit status when the program is to end: 0 after --help, 2 for what is not known.
