@@ -11,7 +11,6 @@
 
 namespace bench {
 
-/// Goes through a pipe.
 class histogram {
   public:
     void add(std::uint64_t value) {
@@ -59,6 +58,15 @@ class histogram {
     std::array<std::uint64_t, (64 - bits + 1) << bits> buckets_{};
     std::uint64_t count_ = 0;
     std::uint64_t max_ = 0;
+};
+
+/// Times in nanoseconds.
+struct times {
+    std::uint64_t n, p50, p99, p999, max;
+
+    static times of(histogram const& h) {
+        return {h.count(), h.quantile(0.5), h.quantile(0.99), h.quantile(0.999), h.max()};
+    }
 };
 
 } // namespace bench
