@@ -40,8 +40,8 @@ class linux_provider {
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
     /// `capabilities()` says why.
     explicit linux_provider(linux_options const& options = {}) noexcept : machine_(options) {
-        if (pagemap_.error()) {
-            machine_.writers.disable(no_pagemap, pagemap_.error());
+        if (machine_.entries.error()) {
+            machine_.writers.disable(no_pagemap, machine_.entries.error());
         }
     }
     /// Touches no page: what is merged stays merged, and keeps its frames alive.
@@ -126,8 +126,8 @@ class linux_provider {
         }
     };
 
-    /// From `first` on: pages of one region, at most a window and at most `pages`; none if `first`
-    /// is in no region.
+    /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
+    /// `pages`; none if `first` is in no region.
     [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
                                                std::size_t pages) const noexcept;
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
@@ -150,13 +150,16 @@ class linux_provider {
 
     detail::os::machinery machine_;
     detail::os::region_list regions_;
-    detail::os::pagemap pagemap_;
     detail::os::scratch_memory scratch_;
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
     detail::os::exclusion::verdict const v = machine_.writers.judge();
-    return {v.strategy, v.reason, machine_.writers.refusal(), machine_.budget.max_map_count(),
+    return {v.strategy,
+            v.reason,
+            machine_.faults.user_mode_only(),
+            machine_.writers.refusal(),
+            machine_.budget.max_map_count(),
             machine_.budget.limit()};
 }
 
@@ -185,7 +188,7 @@ inline bool linux_provider::new_memory_is_locked() noexcept {
     if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
         void* const p = ::mmap(nullptr, machine_.page, detail::os::read_write, MAP_PRIVATE, fd, 0);
         if (p != MAP_FAILED) {
-            auto const entries = pagemap_.read(page_of(p), 1);
+            auto const entries = machine_.entries.read(page_of(p), 1);
             locked = !entries.empty() && detail::os::pagemap_entry{entries[0]}.anonymous();
             ::munmap(p, machine_.page);
         }
@@ -225,7 +228,7 @@ inline region_error linux_provider::examine(void const* first, std::size_t bytes
     if (kind.error) {
         return kind.error;
     }
-    if (pagemap_.intact() && new_memory_is_locked()) {
+    if (machine_.entries.intact() && new_memory_is_locked()) {
         return {region_fault::locked, {}};
     }
     noreserve = kind.noreserve;
@@ -298,6 +301,7 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
     machine_.budget.forget(before - machine_.table.mappings());
+    machine_.writers.forget(address(range.first), range.count.value() << machine_.page_shift);
     regions_.cut(range);
     return {};
 }
@@ -306,11 +310,23 @@ inline detail::os::place linux_provider::next_place(space_id space, page_number 
                                                     std::size_t pages) const noexcept {
     detail::os::region const* const r = regions_.find(first);
     if (r == nullptr || space != this->space()) {
-        return {first, nullptr, 0, 0};
+        return {first};
+    }
+    std::size_t const most =
+        std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()});
+    auto const kind = [&](std::size_t i) {
+        detail::os::page_entry const e = machine_.table.at(first + page_count{i});
+        return e.maps_file()                                ? detail::os::backing::merged
+               : e.kind() == detail::os::backing::displaced ? detail::os::backing::displaced
+                                                            : detail::os::backing::home;
+    };
+    std::size_t n = 1;
+    while (n < most && kind(n) == kind(0)) {
+        ++n;
     }
     return {first, address(first),
-            std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()}),
-            r->noreserve ? MAP_NORESERVE : 0};
+            n,     r->noreserve ? MAP_NORESERVE : 0,
+            false, kind(0) != detail::os::backing::merged};
 }
 
 inline survey_result linux_provider::survey(space_id space, page_number from, coverage,
@@ -318,11 +334,11 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     if (space != this->space() || machine_.marker.in_child()) {
         return {};
     }
-    if (!pagemap_.intact() && !pagemap_.reopen()) {
+    if (!machine_.entries.intact() && !machine_.entries.reopen()) {
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    return detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
+    return detail::os::survey_regions(machine_, machine_.entries, regions_, from, out);
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,
@@ -341,9 +357,11 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     while (done < room.frames && why == status::ok) {
         page_count const so_far{done};
         detail::os::place const p = next_place(space, first + so_far, room.frames - done);
-        why = p.pages == 0 ? status::gone
-                           : detail::os::promote_pages(machine_, p, room.first + so_far);
-        done += why == status::ok ? p.pages : 0;
+        progress const one = p.pages == 0
+                                 ? progress{page_count{0}, status::gone}
+                                 : detail::os::promote_pages(machine_, p, room.first + so_far);
+        done += one.done.value();
+        why = one.why;
     }
     return {room.first, {page_count{done}, why}};
 }
@@ -378,21 +396,11 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
         return {page_count{0}, s};
     }
     exclusion_guard const guard{&machine_.writers};
-    auto const in_place = [this](page_number page) {
-        detail::os::backing const k = machine_.table.at(page).kind();
-        return k == detail::os::backing::home || k == detail::os::backing::zero;
-    };
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        page_number const page = first + all.done;
-        detail::os::place p = next_place(space, page, (pages - all.done).value());
-        std::size_t n = std::min<std::size_t>(p.pages, 1);
-        while (n < p.pages && in_place(page + page_count{n}) == in_place(page)) {
-            ++n;
-        }
-        p.pages = n;
-        progress const one =
-            n == 0 ? progress{page_count{0}, status::gone} : detail::os::zero_pages(machine_, p);
+        detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
+        progress const one = p.pages == 0 ? progress{page_count{0}, status::gone}
+                                          : detail::os::zero_pages(machine_, p);
         all.done += one.done;
         all.why = one.why;
     }

@@ -13,29 +13,23 @@
 #include <ksm/providers/linux/mapping_budget.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/page_table.hpp>
+#include <ksm/providers/linux/pagemap.hpp>
+#include <ksm/providers/linux/place.hpp>
+#include <ksm/providers/linux/userfault.hpp>
 #include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-/// More pages make a window long for the writers that wait; fewer make merging dear: opening and
-/// closing a window costs as much as merging ten pages of a run.
-inline constexpr std::size_t window_pages = 128;
-
-/// Pages of one region, at most `window_pages` where a window is opened on them.
-struct place {
-    page_number first;
-    std::byte* at;
-    std::size_t pages;
-    int map_flags; ///< What a mapping that replaces them needs besides MAP_PRIVATE.
-};
-
 struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
+          faults(options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
           frames(page, options.arena_pages), table(frames.arena_shift()),
-          budget(options.mapping_share, options.max_mappings), writers(options, marker) {}
+          budget(options.mapping_share, options.max_mappings),
+          writers(options, marker, faults, entries,
+                  {reinterpret_cast<std::byte const*>(this), sizeof *this}) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
@@ -83,9 +77,15 @@ struct machinery {
         return true;
     }
 
+    static constexpr std::uint64_t wanted_of_userfault =
+        userfault::write_protect | userfault::protect_files | userfault::protect_absent |
+        userfault::track_writes | userfault::move_pages;
+
     std::size_t page;
     unsigned page_shift;
     fork_marker marker;
+    pagemap entries;
+    userfault faults;
     frame_store frames;
     page_table table;
     mapping_budget budget;

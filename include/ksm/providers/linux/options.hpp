@@ -13,16 +13,32 @@ KSM_NAMESPACE_BEGIN
 
 /// How writers are kept out of a page between its comparison and its replacement.
 enum class write_exclusion : std::uint8_t {
-    automatic, ///< `mprotect` if its promises are given, else `quiescent` if that is safe, else
-               ///< off.
-    quiescent, ///< A promise, freeze and thaw hooks, or a process with exactly one thread.
-    mprotect,  ///< Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
-    off,       ///< Nothing is merged; surveys, views and unmerging work.
+    /// The first of the following that can be had with the promises given.
+    automatic,
+    /// Pages are moved away (userfaultfd, Linux 6.8); all accesses wait, pinned pages are left.
+    move,
+    /// Write-protected pages (userfaultfd, Linux 5.19); all writers wait. Needs `no_pinned_io`.
+    wp,
+    /// Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
+    mprotect,
+    /// A promise, freeze and thaw hooks, or a process with exactly one thread.
+    quiescent,
+    /// Nothing is merged; surveys, views and unmerging work.
+    off,
+};
+
+/// What `automatic` may choose from.
+struct write_exclusions {
+    bool move = true;
+    bool wp = true;
+    bool mprotect = true;
+    bool quiescent = true;
 };
 
 /// \requires Promises that are true: each is trusted with the application's data.
 struct linux_options {
     write_exclusion strategy = write_exclusion::automatic;
+    write_exclusions allow;
 
     /// Promise: while the provider merges or unmerges, no system call of another thread writes
     /// into a region (read, recv, ...: they would fail with EFAULT, and a datagram would be lost),
@@ -52,10 +68,12 @@ struct linux_options {
 
 /// What the provider can do at this moment.
 struct linux_capabilities {
-    /// In force now: quiescent, mprotect, or off.
+    /// In force now.
     write_exclusion strategy = write_exclusion::off;
     /// One sentence: why this strategy, or what to promise in order to have one.
     char const* reason = "";
+    /// Userfaultfd works for faults in user mode only: `move` and `wp` need `no_syscall_io`.
+    bool user_mode_only = false;
     /// The call that made the provider fall back; empty if none did.
     os_error refusal;
     /// vm.max_map_count.

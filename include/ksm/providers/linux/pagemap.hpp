@@ -22,6 +22,8 @@ class pagemap_entry {
     [[nodiscard]] constexpr bool present() const noexcept { return (bits_ >> 63 & 1) != 0; }
     [[nodiscard]] constexpr bool swapped() const noexcept { return (bits_ >> 62 & 1) != 0; }
     [[nodiscard]] constexpr bool file() const noexcept { return (bits_ >> 61 & 1) != 0; }
+    /// By a userfaultfd.
+    [[nodiscard]] constexpr bool write_protected() const noexcept { return (bits_ >> 57 & 1) != 0; }
     /// Mapped once: neither the zero page nor shared with a forked child.
     [[nodiscard]] constexpr bool exclusive() const noexcept { return (bits_ >> 56 & 1) != 0; }
     /// A page of the process's own. Of a mapping of a frame: copy-on-write was broken.

@@ -10,45 +10,11 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/scratch_memory.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
-
-/// Where copies are prepared: `window_pages` pages between guards.
-class scratch_memory {
-  public:
-    scratch_memory() = default;
-    ~scratch_memory() {
-        if (guard_ != nullptr) {
-            ::munmap(guard_, bytes_);
-        }
-    }
-    scratch_memory(scratch_memory const&) = delete;
-    scratch_memory& operator=(scratch_memory const&) = delete;
-
-    /// Null: no memory.
-    [[nodiscard]] std::byte* get(std::size_t page) noexcept {
-        if (guard_ == nullptr) {
-            std::size_t const bytes = (window_pages + 2) * page;
-            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
-            if (g == MAP_FAILED) {
-                return nullptr;
-            }
-            if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
-                ::munmap(g, bytes);
-                return nullptr;
-            }
-            guard_ = g;
-            bytes_ = bytes;
-        }
-        return static_cast<std::byte*>(guard_) + page;
-    }
-
-  private:
-    void* guard_ = nullptr;
-    std::size_t bytes_ = 0;
-};
 
 enum class displacement : unsigned char { done, not_possible, no_memory };
 
@@ -70,12 +36,12 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
     int error = 0;
     bool repaired = false;
     {
-        write_window window{m.writers, p.at, bytes, m.page};
+        write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
             return displacement::not_possible;
         }
         live_copy(copy, p.at, bytes);
-        if (window.aborted()) {
+        if (!window.sound()) {
             return displacement::not_possible;
         }
         // MREMAP_DONTUNMAP keeps the scratch: its hole could be taken by another thread.
@@ -85,6 +51,7 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
     }
     if (error == 0) {
+        m.writers.watch(p.at, bytes);
         m.table.set(p.first, p.pages, entry);
         m.displacements += static_cast<std::uint32_t>(p.pages) + 1;
         return displacement::done;
@@ -141,7 +108,8 @@ enum class privacy : unsigned char {
         while (i + n < p.pages && work(first + page_count{n}) == kind) {
             ++n;
         }
-        place const run{first, p.at + i * m.page, n, p.map_flags};
+        place const run{first,       p.at + i * m.page, n,
+                        p.map_flags, p.tracked,         kind != backing::merged};
         status why = status::ok;
         if (kind == backing::merged) {
             displacement const d =
