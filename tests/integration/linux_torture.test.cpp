@@ -32,8 +32,10 @@ namespace {
 // clang-format off
 constexpr torture::strategy strategies[] = {
     // name       exclusion                    no_syscall_io no_pinned_io hooks  raw clone sees all
-    {"quiescent", write_exclusion::quiescent,  true,         true,        true,  true},
+    {"move",      write_exclusion::move,       false,        false,       false, false},
+    {"wp",        write_exclusion::wp,         false,        true,        false, true},
     {"mprotect",  write_exclusion::mprotect,   true,         true,        false, true},
+    {"quiescent", write_exclusion::quiescent,  true,         true,        true,  true},
 };
 // clang-format on
 
@@ -163,5 +165,7 @@ void soak(torture::strategy const& rules) {
 
 } // namespace
 
-TEST_CASE("nothing is lost under torture: quiescent", "[linux][soak]") { soak(strategies[0]); }
-TEST_CASE("nothing is lost under torture: mprotect", "[linux][soak]") { soak(strategies[1]); }
+TEST_CASE("nothing is lost under torture: move", "[linux][soak]") { soak(strategies[0]); }
+TEST_CASE("nothing is lost under torture: wp", "[linux][soak]") { soak(strategies[1]); }
+TEST_CASE("nothing is lost under torture: mprotect", "[linux][soak]") { soak(strategies[2]); }
+TEST_CASE("nothing is lost under torture: quiescent", "[linux][soak]") { soak(strategies[3]); }
