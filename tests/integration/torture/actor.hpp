@@ -4,6 +4,7 @@
 #ifndef KSM_TESTS_INTEGRATION_TORTURE_ACTOR_HPP
 #define KSM_TESTS_INTEGRATION_TORTURE_ACTOR_HPP
 
+#include <array>
 #include <atomic>
 #include <cstdarg>
 #include <cstddef>
@@ -11,6 +12,8 @@
 #include <cstdio>
 #include <string>
 #include <thread>
+
+#include <ksm/outcome.hpp>
 
 namespace torture {
 
@@ -26,8 +29,9 @@ struct totals {
     std::uint64_t abuses = 0;
     std::uint64_t merges = 0;
     std::uint64_t unmerges = 0;
-    std::uint64_t changed = 0; ///< Merges refused because a page was written meanwhile.
     std::uint64_t windows = 0; ///< Calls of the provider that open one window or more.
+    /// How they ended, those that un-merge left out.
+    std::array<std::uint64_t, ksm::status_count> by_status{};
 };
 
 /// Random numbers that repeat with the seed.

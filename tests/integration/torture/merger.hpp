@@ -2,6 +2,8 @@
 #ifndef KSM_TESTS_INTEGRATION_TORTURE_MERGER_HPP
 #define KSM_TESTS_INTEGRATION_TORTURE_MERGER_HPP
 
+#include <numeric>
+
 #include <ksm/detail/invariants.hpp>
 
 #include "actor.hpp"
@@ -26,11 +28,8 @@ class merger final : public actor {
         ksm::statistics const s = world_.engine.statistics();
         t.merges += s.merged_pages_total;
         t.unmerges += unmerges_;
-        t.changed += s.by_status[static_cast<std::size_t>(ksm::status::changed)];
-        t.windows += windows_;
-        for (std::uint64_t const calls : s.by_status) {
-            t.windows += calls;
-        }
+        t.by_status = s.by_status;
+        t.windows += std::accumulate(s.by_status.begin(), s.by_status.end(), windows_);
     }
 
   private:

@@ -2,9 +2,12 @@
 #ifndef KSM_TESTS_INTEGRATION_TORTURE_THREAD_CREATOR_HPP
 #define KSM_TESTS_INTEGRATION_TORTURE_THREAD_CREATOR_HPP
 
+#include <array>
+#include <cerrno>
+#include <cstring>
 #include <thread>
-#include <vector>
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "actor.hpp"
@@ -13,55 +16,111 @@
 namespace torture {
 
 /// Makes threads that live for a few stores: a provider must find those excluded, too, that came
-/// after it had looked for writers.
+/// after it had looked for writers. They store into memory that is fresh: it has never been merged
+/// when they begin, and it is given back soon.
 class thread_creator final : public actor {
   public:
-    explicit thread_creator(world& w)
-        : actor("threads"), world_(w), slots_(word_slots(w.page)), mine_(w.nursery.blocks, 0),
-          wrong_(w.nursery.blocks, 0) {}
+    explicit thread_creator(world& w) : actor("threads"), world_(w), slots_(word_slots(w.page)) {}
 
     void finish() override {
-        for (std::size_t b = 0; b < mine_.size(); ++b) {
-            store_in(b, 0);
-            if (wrong_[b] != 0) {
-                complain("LOST: a word of a short-lived thread in block %zu of the nursery", b);
-            }
+        if (nursery_.first != nullptr) {
+            retire();
         }
     }
     void add_to(totals& t) const override {
         t.threads += threads_;
-        t.checked_stores += threads_ * slots_.count;
+        t.checked_stores += stores_;
     }
 
   private:
+    static constexpr std::size_t blocks = 16;
+
     void step() override {
+        if (steps() % 32 == 0) {
+            if (nursery_.first != nullptr) {
+                retire();
+            }
+            renew();
+        }
         now("makes threads");
-        std::size_t const b = 2 * dice_(mine_.size() / 2);
+        std::size_t const b = 2 * dice_(blocks / 2);
+        std::size_t const rounds = 4 + dice_(2 * user_values);
         {
-            std::jthread const one{[&] { store_in(b, 1); }};
-            std::jthread const two{[&] { store_in(b + 1, 1); }};
+            std::jthread const one{[&] { store_in(b, rounds); }};
+            std::jthread const two{[&] { store_in(b + 1, rounds); }};
             now("joins threads");
         }
         threads_ += 2;
-        ::usleep(1000);
+        stores_ += 2 * rounds * slots_.count;
+        ::usleep(500);
     }
-    void store_in(std::size_t b, std::uint64_t more) {
+
+    void store_in(std::size_t b, std::size_t rounds) {
         safepoint::running const here{world_.writers};
-        std::uint64_t const next = (mine_[b] + more) % user_values;
-        for (std::size_t i = 0; i < slots_.count; ++i) {
-            std::byte* const slot = slots_.in(world_.nursery.block(b), i);
-            wrong_[b] += load(slot) != word_of(mine_[b]) ? 1U : 0U;
-            store(slot, word_of(next));
+        for (std::size_t r = 0; r < rounds; ++r) {
+            std::uint64_t const next = (mine_[b] + 1) % user_values;
+            for (std::size_t i = 0; i < slots_.count; ++i) {
+                std::byte* const slot = slots_.in(nursery_.block(b), i);
+                wrong_[b] += load(slot) != word_of(mine_[b]) ? 1U : 0U;
+                store(slot, word_of(next));
+            }
+            mine_[b] = next;
         }
-        mine_[b] = next;
+    }
+
+    void renew() {
+        now("adopts fresh memory");
+        area fresh{nullptr, blocks, block_pages * world_.page};
+        void* const p = ::mmap(nullptr, fresh.bytes(), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) {
+            FAIL("no memory");
+        }
+        fresh.first = static_cast<std::byte*>(p);
+        for (std::size_t b = 0; b < blocks; ++b) {
+            compose(fresh.block(b), world_.page, 0, 0, 0);
+        }
+        mine_ = {};
+        wrong_ = {};
+        world::turn const mine{world_};
+        ksm::page_range range;
+        if (ksm::region_error const e =
+                world_.provider.try_adopt(fresh.first, fresh.bytes(), range)) {
+            complain("adopt: %s", message(e.what));
+        }
+        nursery_ = fresh;
+    }
+    void retire() {
+        now("looks at what its threads stored");
+        for (std::size_t b = 0; b < blocks; ++b) {
+            for (std::size_t i = 0; i < slots_.count; ++i) {
+                wrong_[b] += load(slots_.in(nursery_.block(b), i)) != word_of(mine_[b]) ? 1U : 0U;
+            }
+            if (wrong_[b] != 0) {
+                complain("LOST: a word of a short-lived thread in block %zu of %p", b,
+                         static_cast<void*>(nursery_.first));
+            }
+        }
+        now("releases");
+        {
+            world::turn const mine{world_};
+            if (ksm::region_error const e = world_.provider.try_release(world_.pages(nursery_))) {
+                complain("release: %s: %s", message(e.what), e.os.call);
+            }
+        }
+        ::munmap(nursery_.first, nursery_.bytes());
+        nursery_.first = nullptr;
     }
 
     world& world_;
     slots slots_;
     dice dice_{7};
-    std::vector<std::uint64_t> mine_;
-    std::vector<std::uint64_t> wrong_;
+    area nursery_{};
+    // What the threads know: each of a block of its own, one after the other.
+    std::array<std::uint64_t, blocks> mine_{};
+    std::array<std::uint64_t, blocks> wrong_{};
     std::uint64_t threads_ = 0;
+    std::uint64_t stores_ = 0;
 };
 
 } // namespace torture

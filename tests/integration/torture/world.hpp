@@ -63,9 +63,7 @@ class world {
     static constexpr std::size_t quiet_blocks = user_values * user_values * syscall_values;
     static constexpr std::size_t active_blocks = 128;
     static constexpr std::size_t wave_blocks = 8;
-    static constexpr std::size_t nursery_blocks = 8;
-    static constexpr std::size_t all_blocks =
-        2 * quiet_blocks + active_blocks + wave_blocks + nursery_blocks;
+    static constexpr std::size_t all_blocks = 2 * quiet_blocks + active_blocks + wave_blocks;
 
     explicit world(strategy const& s)
         : rules(s), provider(s.options(writers)), engine(provider), page(provider.page_size()),
@@ -79,7 +77,6 @@ class world {
         restless = take(quiet_blocks);
         active = take(active_blocks);
         wave = take(wave_blocks);
-        nursery = take(nursery_blocks);
         calm = take(quiet_blocks);
         for (std::size_t i = 0; i < quiet_blocks; ++i) {
             for (area const& a : {restless, calm}) {
@@ -87,7 +84,7 @@ class world {
                         i / user_values / user_values);
             }
         }
-        for (area const& a : {active, wave, nursery}) {
+        for (area const& a : {active, wave}) {
             for (std::size_t i = 0; i < a.blocks; ++i) {
                 compose(a.block(i), page, 0, 0, 0);
             }
@@ -138,7 +135,6 @@ class world {
     area restless;                   ///< Nobody writes it; it is un-merged and merged again.
     area active;                     ///< What the writers write.
     area wave;                       ///< Pages of equal counters that grow, one after the other.
-    area nursery;                    ///< What short-lived threads write.
     area calm;                       ///< Nobody writes it, nobody un-merges it.
     std::vector<std::byte> snapshot; ///< Of each of the quiet areas.
     /// No counter of the wave is higher.
