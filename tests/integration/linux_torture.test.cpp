@@ -2,12 +2,10 @@
 // Soak tests: everybody who may write to memory that is merged does so at once, against a scanner
 // that runs flat out. KSM_SOAK_SECONDS says for how long (default 5 each); KSM_SOAK_REPORT names a
 // file to which the totals are appended.
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <thread>
@@ -21,6 +19,7 @@
 #include "torture/pread_writer.hpp"
 #include "torture/reader.hpp"
 #include "torture/recv_writer.hpp"
+#include "torture/report.hpp"
 #include "torture/thread_creator.hpp"
 #include "torture/user_writer.hpp"
 #include "torture/watchdog.hpp"
@@ -39,21 +38,6 @@ constexpr torture::strategy strategies[] = {
     {"quiescent",    write_exclusion::quiescent, true,         true,        true,  true},
 };
 // clang-format on
-
-unsigned soak_seconds() {
-    char const* const text = std::getenv("KSM_SOAK_SECONDS");
-    unsigned long const n = text == nullptr ? 0 : std::strtoul(text, nullptr, 10);
-    return n == 0 ? 5 : static_cast<unsigned>(std::min(n, 86400UL));
-}
-
-void report(std::string const& line) {
-    if (char const* const path = std::getenv("KSM_SOAK_REPORT")) {
-        if (std::FILE* const f = std::fopen(path, "a")) {
-            std::fprintf(f, "%s\n", line.c_str());
-            std::fclose(f);
-        }
-    }
-}
 
 std::string describe(torture::strategy const& s, torture::totals const& t) {
     char text[400];
@@ -129,7 +113,7 @@ void soak(torture::strategy const& rules) {
             ++a;
         }
     }
-    unsigned const seconds = soak_seconds();
+    unsigned const seconds = torture::soak_seconds();
     {
         torture::watchdog const dog{rules.name, actors};
         std::atomic<bool> stop{false};
@@ -151,10 +135,11 @@ void soak(torture::strategy const& rules) {
         CHECK(a->faults() == 0);
     }
     std::string const line = describe(rules, t);
-    report(line);
+    torture::report(line);
     INFO(line);
     CHECK(std::memcmp(w.calm.first, w.snapshot.data(), w.snapshot.size()) == 0);
     CHECK(std::memcmp(w.restless.first, w.snapshot.data(), w.snapshot.size()) == 0);
+    CHECK(w.base_is_intact());
     // A soak in which little happens proves little.
     CHECK(t.checked_stores > 10'000 * seconds);
     CHECK(t.merges > 50 * seconds);
@@ -173,7 +158,9 @@ void soak(torture::strategy const& rules) {
 } // namespace
 
 TEST_CASE("nothing is lost under torture: move", "[linux][soak]") { soak(strategies[0]); }
-TEST_CASE("nothing is lost under torture: move without pins", "[linux][soak]") { soak(strategies[1]); }
+TEST_CASE("nothing is lost under torture: move without pins", "[linux][soak]") {
+    soak(strategies[1]);
+}
 TEST_CASE("nothing is lost under torture: wp", "[linux][soak]") { soak(strategies[2]); }
 TEST_CASE("nothing is lost under torture: mprotect", "[linux][soak]") { soak(strategies[3]); }
 TEST_CASE("nothing is lost under torture: quiescent", "[linux][soak]") { soak(strategies[4]); }

@@ -83,14 +83,13 @@ struct slots {
     return {block_pages, 2048, page, 256};
 }
 
-/// Writes a block anew: what it holds when every slot holds the value of its owner.
-inline void compose(std::byte* block, std::size_t page, std::uint64_t word, std::uint64_t stray,
-                    std::uint64_t by_syscall) {
-    for (std::size_t i = 0; i < block_pages; ++i) {
-        for (std::size_t k = 0; k < page; k += sizeof(std::uint64_t)) {
-            store(block + i * page + k, i * (k + 1) * 0xd6e8feb86659fd93U); // page 0 is zero
-        }
-    }
+/// What every slot of a kind in a block holds.
+struct slot_values {
+    std::uint64_t word = 0;
+    std::uint64_t stray = 0;
+    std::uint64_t by_syscall = 0;
+};
+inline void fill_slots(std::byte* block, std::size_t page, slot_values const& v) {
     auto const fill = [&](slots const& s, std::uint64_t value) {
         for (std::size_t i = 0; i < s.count; ++i) {
             for (std::size_t k = 0; k < s.bytes; k += sizeof(std::uint64_t)) {
@@ -98,11 +97,28 @@ inline void compose(std::byte* block, std::size_t page, std::uint64_t word, std:
             }
         }
     };
-    fill(word_slots(page), word);
-    fill(stray_slots(page), stray);
-    fill(pread_slots(page), by_syscall);
-    fill(recv_slots(page), by_syscall);
+    fill(word_slots(page), v.word);
+    fill(stray_slots(page), v.stray);
+    fill(pread_slots(page), v.by_syscall);
+    fill(recv_slots(page), v.by_syscall);
     fill(pinned_slots(page), 0);
+}
+
+/// Word `k` of the base content of page `place` of a block. Page 0 is a zero page.
+[[nodiscard]] constexpr std::uint64_t base_word(std::size_t place, std::size_t k) {
+    return place * (k + 1) * 0xd6e8feb86659fd93U;
+}
+/// Where no slot lies in any page.
+inline constexpr std::size_t base_only = 100;
+
+/// Writes a block anew.
+inline void compose(std::byte* block, std::size_t page, slot_values const& v) {
+    for (std::size_t i = 0; i < block_pages; ++i) {
+        for (std::size_t k = 0; k < page / sizeof(std::uint64_t); ++k) {
+            store(block + i * page + k * sizeof(std::uint64_t), base_word(i, k));
+        }
+    }
+    fill_slots(block, page, v);
 }
 
 } // namespace torture

@@ -34,6 +34,7 @@ class forker final : public actor {
         for (std::size_t i = 0; i < low_.size(); ++i) {
             low_[i] = load(world_.wave_counter(i));
         }
+        nursery_ = world_.nursery_changes;
         std::uint64_t const way = steps() % 3;
         pid_t child = -1;
         if (way == 0) {
@@ -76,7 +77,7 @@ class forker final : public actor {
                      WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state));
         }
         ++forks_;
-        ::usleep(5000); // each makes every page shared with a child for a while
+        ::usleep(3000); // each makes every page shared with a child for a while
     }
 
     /// In a child: 0, or the number of what is wrong. \param all  Looks at pages that may have been
@@ -104,13 +105,31 @@ class forker final : public actor {
                 return 4;
             }
             for (std::size_t i = 0; i < block_pages; ++i) {
-                store(block + i * world_.page, 42);
-                if (load(block + i * world_.page) != 42) {
+                std::byte* const word = base(world_.active, b, i);
+                if (all && load(word) != base_word(i, base_only)) {
                     return 5;
+                }
+                store(word, 42);
+                if (load(word) != 42) {
+                    return 6;
+                }
+            }
+        }
+        // Memory that was filled before the fork, and had not begun to be retired in our copy.
+        if (all && nursery_ % 2 != 0 && world_.nursery_changes == nursery_) {
+            for (std::size_t b = 0; b < world_.nursery.blocks; ++b) {
+                for (std::size_t i = 0; i < block_pages; ++i) {
+                    if (load(base(world_.nursery, b, i)) != base_word(i, base_only)) {
+                        return 7;
+                    }
                 }
             }
         }
         return 0;
+    }
+    /// A word in which no actor writes.
+    [[nodiscard]] std::byte* base(area const& a, std::size_t block, std::size_t place) const {
+        return a.block(block) + place * world_.page + base_only * sizeof(std::uint64_t);
     }
     /// A word into each page, by one call.
     [[nodiscard]] bool kernel_writes(std::byte* block) const {
@@ -124,6 +143,7 @@ class forker final : public actor {
 
     world& world_;
     std::vector<std::uint64_t> low_; ///< What the counters of the wave had reached already.
+    std::uint64_t nursery_ = 0;      ///< Its changes before the fork.
     records file_;                   ///< What a child's system calls read.
     std::uint64_t forks_ = 0;
 };

@@ -41,7 +41,7 @@ class merger final : public actor {
         static_cast<void>(world_.engine.scan(ksm::page_count{256}));
         if (dice_(4) == 0) {
             now("un-merges");
-            area const& where = dice_(4) != 0 ? world_.active : world_.restless;
+            area const& where = dice_(2) != 0 ? world_.active : world_.restless;
             ksm::progress const p = world_.engine.unmerge(world_.provider.space(), part(where, 16));
             if (p.why != ksm::status::ok) {
                 complain("un-merging ended with status %u", static_cast<unsigned>(p.why));

@@ -23,7 +23,7 @@ class thread_creator final : public actor {
     explicit thread_creator(world& w) : actor("threads"), world_(w), slots_(word_slots(w.page)) {}
 
     void finish() override {
-        if (nursery_.first != nullptr) {
+        if (world_.nursery_filled()) {
             retire();
         }
     }
@@ -33,11 +33,11 @@ class thread_creator final : public actor {
     }
 
   private:
-    static constexpr std::size_t blocks = 16;
+    static constexpr std::size_t blocks = world::nursery_blocks;
 
     void step() override {
         if (steps() % 32 == 0) {
-            if (nursery_.first != nullptr) {
+            if (world_.nursery_filled()) {
                 retire();
             }
             renew();
@@ -60,9 +60,8 @@ class thread_creator final : public actor {
         for (std::size_t r = 0; r < rounds; ++r) {
             std::uint64_t const next = (mine_[b] + 1) % user_values;
             for (std::size_t i = 0; i < slots_.count; ++i) {
-                std::byte* const slot = slots_.in(nursery_.block(b), i);
-                wrong_[b] += load(slot) != word_of(mine_[b]) ? 1U : 0U;
-                store(slot, word_of(next));
+                wrong_[b] += load(slot(b, i)) != word_of(mine_[b]) ? 1U : 0U;
+                store(slot(b, i), word_of(next));
             }
             mine_[b] = next;
         }
@@ -70,52 +69,48 @@ class thread_creator final : public actor {
 
     void renew() {
         now("adopts fresh memory");
-        area fresh{nullptr, blocks, block_pages * world_.page};
-        void* const p = ::mmap(nullptr, fresh.bytes(), PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) {
-            FAIL("no memory");
+        area const& fresh = world_.nursery;
+        if (::mmap(fresh.first, fresh.bytes(), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+            complain("mmap: %s", std::strerror(errno));
         }
-        fresh.first = static_cast<std::byte*>(p);
         for (std::size_t b = 0; b < blocks; ++b) {
-            compose(fresh.block(b), world_.page, 0, 0, 0);
+            compose(fresh.block(b), world_.page, {});
         }
         mine_ = {};
         wrong_ = {};
+        ++world_.nursery_changes;
         world::turn const mine{world_};
         ksm::page_range range;
         if (ksm::region_error const e =
                 world_.provider.try_adopt(fresh.first, fresh.bytes(), range)) {
             complain("adopt: %s", message(e.what));
         }
-        nursery_ = fresh;
     }
     void retire() {
         now("looks at what its threads stored");
         for (std::size_t b = 0; b < blocks; ++b) {
             for (std::size_t i = 0; i < slots_.count; ++i) {
-                wrong_[b] += load(slots_.in(nursery_.block(b), i)) != word_of(mine_[b]) ? 1U : 0U;
+                wrong_[b] += load(slot(b, i)) != word_of(mine_[b]) ? 1U : 0U;
             }
             if (wrong_[b] != 0) {
-                complain("LOST: a word of a short-lived thread in block %zu of %p", b,
-                         static_cast<void*>(nursery_.first));
+                complain("LOST: a word of a short-lived thread in block %zu of the nursery", b);
             }
         }
         now("releases");
-        {
-            world::turn const mine{world_};
-            if (ksm::region_error const e = world_.provider.try_release(world_.pages(nursery_))) {
-                complain("release: %s: %s", message(e.what), e.os.call);
-            }
+        world::turn const mine{world_};
+        if (ksm::region_error const e = world_.provider.try_release(world_.pages(world_.nursery))) {
+            complain("release: %s: %s", message(e.what), e.os.call);
         }
-        ::munmap(nursery_.first, nursery_.bytes());
-        nursery_.first = nullptr;
+        ++world_.nursery_changes;
+    }
+    [[nodiscard]] std::byte* slot(std::size_t b, std::size_t i) const {
+        return slots_.in(world_.nursery.block(b), i);
     }
 
     world& world_;
     slots slots_;
     dice dice_{7};
-    area nursery_{};
     // What the threads know: each of a block of its own, one after the other.
     std::array<std::uint64_t, blocks> mine_{};
     std::array<std::uint64_t, blocks> wrong_{};

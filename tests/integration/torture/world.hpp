@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <ksm/providers/linux.hpp>
 #include <ksm/scanner.hpp>
@@ -63,6 +64,7 @@ class world {
     static constexpr std::size_t quiet_blocks = user_values * user_values * syscall_values;
     static constexpr std::size_t active_blocks = 128;
     static constexpr std::size_t wave_blocks = 8;
+    static constexpr std::size_t nursery_blocks = 16;
     static constexpr std::size_t all_blocks = 2 * quiet_blocks + active_blocks + wave_blocks;
 
     explicit world(strategy const& s)
@@ -78,20 +80,32 @@ class world {
         active = take(active_blocks);
         wave = take(wave_blocks);
         calm = take(quiet_blocks);
+        nursery = {nullptr, nursery_blocks, block_pages * page};
+        void* const reserved =
+            ::mmap(nullptr, nursery.bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (reserved == MAP_FAILED) {
+            FAIL("no memory");
+        }
+        nursery.first = static_cast<std::byte*>(reserved);
         for (std::size_t i = 0; i < quiet_blocks; ++i) {
             for (area const& a : {restless, calm}) {
-                compose(a.block(i), page, i % user_values, i / user_values % user_values,
-                        i / user_values / user_values);
+                compose(a.block(i), page,
+                        {i % user_values, i / user_values % user_values,
+                         i / user_values / user_values});
             }
         }
         for (area const& a : {active, wave}) {
             for (std::size_t i = 0; i < a.blocks; ++i) {
-                compose(a.block(i), page, 0, 0, 0);
+                compose(a.block(i), page, {});
             }
         }
         snapshot.resize(calm.bytes());
         std::memcpy(snapshot.data(), calm.first, snapshot.size());
     }
+
+    ~world() { ::munmap(nursery.first, nursery.bytes()); }
+    world(world const&) = delete;
+    world& operator=(world const&) = delete;
 
     /// The pages that an area has.
     [[nodiscard]] ksm::page_range pages(area const& a) const {
@@ -102,6 +116,22 @@ class world {
         return word_slots(page).in(wave.first, i);
     }
     [[nodiscard]] static constexpr std::size_t wave_pages() { return wave_blocks * block_pages; }
+
+    /// Whether the active pages are what they were wherever no actor owns anything: what one writes
+    /// must not cost another page's content. \requires The actors have ended.
+    [[nodiscard]] bool base_is_intact() const {
+        std::vector<std::byte> expected(active.block_bytes);
+        compose(expected.data(), page, {});
+        std::vector<std::byte> got(active.block_bytes);
+        for (std::size_t b = 0; b < active.blocks; ++b) {
+            std::memcpy(got.data(), active.block(b), got.size());
+            fill_slots(got.data(), page, {});
+            if (got != expected) {
+                return false;
+            }
+        }
+        return true;
+    }
 
     strategy const& rules;
     safepoint writers;
@@ -132,10 +162,14 @@ class world {
     }
 
     linux_test::memory region;
-    area restless;                   ///< Nobody writes it; it is un-merged and merged again.
-    area active;                     ///< What the writers write.
-    area wave;                       ///< Pages of equal counters that grow, one after the other.
-    area calm;                       ///< Nobody writes it, nobody un-merges it.
+    area restless; ///< Nobody writes it; it is un-merged and merged again.
+    area active;   ///< What the writers write.
+    area wave;     ///< Pages of equal counters that grow, one after the other.
+    area calm;     ///< Nobody writes it, nobody un-merges it.
+    /// What threads of short life write: fresh memory now and then, not a part of the region.
+    area nursery;
+    std::atomic<std::uint64_t> nursery_changes{0};
+    [[nodiscard]] bool nursery_filled() const { return nursery_changes % 2 != 0; }
     std::vector<std::byte> snapshot; ///< Of each of the quiet areas.
     /// No counter of the wave is higher.
     std::atomic<std::uint64_t> wave_round{0};
