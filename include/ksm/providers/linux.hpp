@@ -22,6 +22,7 @@
 #endif
 
 #include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/change_survey.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/merging.hpp>
 #include <ksm/providers/linux/options.hpp>
@@ -45,7 +46,17 @@ class linux_provider {
         }
     }
     /// Touches no page: what is merged stays merged, and keeps its frames alive.
-    ~linux_provider() = default;
+    ~linux_provider() {
+        if (machine_.marker.in_child()) {
+            return;
+        }
+        // A child that has inherited a userfaultfd would keep it alive.
+        for (detail::os::region const& r : regions_) {
+            std::size_t const bytes = r.pages.count.value() << machine_.page_shift;
+            machine_.tracker.dismiss(address(r.pages.first), bytes);
+            machine_.writers.forget(address(r.pages.first), bytes);
+        }
+    }
     linux_provider(linux_provider const&) = delete;
     linux_provider& operator=(linux_provider const&) = delete;
 
@@ -87,7 +98,7 @@ class linux_provider {
     void release(page_range range) { raise(try_release(range)); }
 #endif
 
-    /// Always lists every page. In a forked child the space has exited.
+    /// Where changes are not tracked, lists every page. In a forked child the space has exited.
     [[nodiscard]] survey_result survey(space_id space, page_number from, coverage wanted,
                                        std::span<page_run> out) noexcept;
 
@@ -157,6 +168,7 @@ inline linux_capabilities linux_provider::capabilities() const noexcept {
     detail::os::exclusion::verdict const v = machine_.writers.judge();
     return {v.strategy,
             v.reason,
+            machine_.tracker.available(),
             machine_.faults.user_mode_only(),
             machine_.writers.refusal(),
             machine_.budget.max_map_count(),
@@ -238,10 +250,11 @@ inline region_error linux_provider::examine(void const* first, std::size_t bytes
 inline region_error linux_provider::add_region(void* first, std::size_t bytes, bool noreserve,
                                                page_range& out) noexcept {
     page_range const range{page_of(first), page_count{bytes >> machine_.page_shift}};
-    if (!regions_.add({range, noreserve})) {
+    if (!regions_.prepare_cut()) {
         return {region_fault::out_of_memory, {}};
     }
-    machine_.writers.watch(static_cast<std::byte const*>(first), bytes);
+    bool const tracked = machine_.made_anonymous(static_cast<std::byte const*>(first), bytes);
+    static_cast<void>(regions_.add({range, noreserve, tracked}));
     out = range;
     return {};
 }
@@ -301,6 +314,7 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
     machine_.budget.forget(before - machine_.table.mappings());
+    machine_.tracker.dismiss(address(range.first), range.count.value() << machine_.page_shift);
     machine_.writers.forget(address(range.first), range.count.value() << machine_.page_shift);
     regions_.cut(range);
     return {};
@@ -324,12 +338,14 @@ inline detail::os::place linux_provider::next_place(space_id space, page_number 
     while (n < most && kind(n) == kind(0)) {
         ++n;
     }
-    return {first, address(first),
-            n,     r->noreserve ? MAP_NORESERVE : 0,
-            false, kind(0) != detail::os::backing::merged};
+    detail::os::place p{first, address(first), n};
+    p.map_flags = r->noreserve ? MAP_NORESERVE : 0;
+    p.tracked = r->tracked && machine_.tracker.available();
+    p.anonymous = kind(0) != detail::os::backing::merged;
+    return p;
 }
 
-inline survey_result linux_provider::survey(space_id space, page_number from, coverage,
+inline survey_result linux_provider::survey(space_id space, page_number from, coverage wanted,
                                             std::span<page_run> out) noexcept {
     if (space != this->space() || machine_.marker.in_child()) {
         return {};
@@ -338,7 +354,12 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    return detail::os::survey_regions(machine_, machine_.entries, regions_, from, out);
+    if (from == page_number{}) {
+        machine_.tracker.begin_walk(wanted);
+    }
+    return wanted == coverage::changes && machine_.tracker.available()
+               ? detail::os::survey_changes(machine_, regions_, from, out)
+               : detail::os::survey_every_page(machine_, regions_, from, out);
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,

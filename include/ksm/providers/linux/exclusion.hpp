@@ -10,6 +10,7 @@
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/options.hpp>
+#include <ksm/providers/linux/page_entry.hpp>
 #include <ksm/providers/linux/page_mover.hpp>
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/segv_handler.hpp>
@@ -109,6 +110,12 @@ class exclusion {
         if (protects_regions()) {
             static_cast<void>(guard_.dismiss(at, bytes));
         }
+    }
+    /// False: writers cannot be kept out of a page with this entry. Copies of merged pages may be
+    /// pinned, and only moving would notice, which does not work on mappings of frames.
+    [[nodiscard]] bool can_exclude(page_entry e) const noexcept {
+        return e.kind() != backing::broken || options_.no_pinned_io ||
+               judge_userfault() != write_exclusion::move;
     }
     /// Regions are enrolled with a userfaultfd that excludes change tracking.
     [[nodiscard]] bool protects_regions() const noexcept {

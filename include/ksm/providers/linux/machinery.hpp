@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <ksm/providers/linux/change_tracker.hpp>
+#include <ksm/providers/linux/exclusion.hpp>
 #include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/frame_store.hpp>
 #include <ksm/providers/linux/live_memory.hpp>
@@ -16,7 +18,6 @@
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/providers/linux/userfault.hpp>
-#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -29,7 +30,9 @@ struct machinery {
           frames(page, options.arena_pages), table(frames.arena_shift()),
           budget(options.mapping_share, options.max_mappings),
           writers(options, marker, faults, entries,
-                  {reinterpret_cast<std::byte const*>(this), sizeof *this}) {}
+                  {reinterpret_cast<std::byte const*>(this), sizeof *this}),
+          tracker(faults, entries, options.track_changes && !writers.protects_regions(),
+                  page_shift) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
@@ -41,6 +44,12 @@ struct machinery {
     [[nodiscard]] bool affordable(page_number first, std::size_t pages,
                                   page_entry entry) const noexcept {
         return budget.allows(mappings(), table.cost(first, pages, entry));
+    }
+
+    /// Anonymous memory has become part of a region. \returns Whether it is tracked.
+    bool made_anonymous(std::byte const* at, std::size_t bytes) noexcept {
+        writers.watch(at, bytes);
+        return tracker.enroll(at, bytes);
     }
 
     /// Pages could not be given another mapping; they are as they were.
@@ -90,6 +99,7 @@ struct machinery {
     page_table table;
     mapping_budget budget;
     exclusion writers;
+    change_tracker tracker;
     std::uint32_t displacements = 0;
 };
 

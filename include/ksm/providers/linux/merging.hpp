@@ -8,6 +8,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -75,6 +76,7 @@ struct replacement {
     if (r.error != 0) {
         return {page_count{0}, m.refused("mmap", r.error, false)};
     }
+    m.tracker.expect_copies();
     m.frames.commit(frame, pages);
     m.table.set(p.first, pages, entry);
     return {page_count{pages}, pages == p.pages ? status::ok : short_because};
@@ -122,6 +124,7 @@ struct replacement {
         return {page_count{0}, m.refused("mmap", r.error, false)};
     }
     if (equal != 0) {
+        m.tracker.expect_copies();
         m.table.set(p.first, equal, entry);
     }
     return {page_count{equal}, equal == p.pages ? status::ok : why};
@@ -159,10 +162,12 @@ struct replacement {
                     r.error = map_at(p.at, zeros * m.page, read_write,
                                      anonymous | map_fixed_noreplace | p.map_flags);
                 }
-            } else if (!window.vacated()) {
+                window.replaced(r.error == 0 ? zeros : 0);
+            } else if (window.vacated()) {
+                window.emptied(zeros);
+            } else {
                 r.error = advise(p.at, zeros * m.page, MADV_DONTNEED);
             }
-            window.replaced(r.error == 0 ? zeros : 0);
         }
     }
     if (!r.sound) {
@@ -184,7 +189,7 @@ struct replacement {
     if (zeros != 0) {
         m.table.set(p.first, zeros, page_entry::zero());
         if (!by_advice) {
-            m.writers.watch(p.at, zeros * m.page);
+            m.made_anonymous(p.at, zeros * m.page);
         }
     }
     return {page_count{zeros}, zeros == p.pages ? status::ok : why};

@@ -57,6 +57,11 @@ struct linux_options {
     void (*thaw)(void* context) noexcept = nullptr;
     void* freeze_context = nullptr;
 
+    /// Lets surveys tell which pages were written, where the kernel can (Linux 6.7; not with `wp`):
+    /// what did not change then costs nothing, and the first write to a page after a survey about
+    /// a microsecond. Otherwise the contents of all pages are compared.
+    bool track_changes = true;
+
     /// Share of the mappings that the application does not use (vm.max_map_count) that merging may
     /// take. Whatever it says, 8192 are left.
     double mapping_share = 0.5;
@@ -72,6 +77,8 @@ struct linux_capabilities {
     write_exclusion strategy = write_exclusion::off;
     /// One sentence: why this strategy, or what to promise in order to have one.
     char const* reason = "";
+    /// Surveys of kind `changes` are answered.
+    bool tracks_changes = false;
     /// Userfaultfd works for faults in user mode only: `move` and `wp` need `no_syscall_io`.
     bool user_mode_only = false;
     /// The call that made the provider fall back; empty if none did.

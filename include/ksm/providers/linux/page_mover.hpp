@@ -76,7 +76,7 @@ class page_mover {
     [[nodiscard]] status why_short() const noexcept { return why_short_; }
 
     /// The first `replaced` pages have another mapping by now, or stay empty; the rest is put back.
-    void close(place const& p, std::size_t replaced) noexcept {
+    void close(place const& p, std::size_t replaced, bool empty = false) noexcept {
         std::size_t used = replaced;
         for (std::size_t i = replaced; i < pages_;) {
             std::size_t const n = put_back(p.at, i, pages_ - i);
@@ -87,7 +87,7 @@ class page_mover {
             static_cast<void>(advise(scratch_.get(page_), used * page_, MADV_DONTNEED));
         }
         pages_ = 0;
-        finish(p);
+        finish(p, empty ? 0 : replaced);
     }
 
   private:
@@ -98,7 +98,7 @@ class page_mover {
         fork_gate::instance().enter();
         int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
         if (e != 0) {
-            finish(p); // a part may be enrolled
+            finish(p, 0); // a part may be enrolled
             return enrolment_refused(e, p);
         }
         std::size_t moved = 0;
@@ -115,7 +115,7 @@ class page_mover {
         window_refusal const r = move_refused(e);
         why_short_ = r.why;
         if (pages_ == 0) {
-            finish(p);
+            finish(p, 0);
             return r;
         }
         return {};
@@ -165,7 +165,7 @@ class page_mover {
     }
 
     /// Every access goes on from here.
-    void finish(place const& p) noexcept {
+    void finish(place const& p, std::size_t remapped) noexcept {
         std::size_t const bytes = p.pages * page_;
         // Waiters for an absent page would wait for ever in a range that stays enrolled. That
         // needs no mapping, only a little of the kernel's memory: wait for it.
@@ -174,8 +174,9 @@ class page_mover {
             timespec const t{0, pause};
             ::nanosleep(&t, nullptr);
         }
-        if (p.tracked) {
-            static_cast<void>(faults_.enroll(p.at, bytes, userfault::protected_from_writes));
+        if (p.tracked && remapped < p.pages) {
+            static_cast<void>(faults_.enroll(p.at + remapped * page_, (p.pages - remapped) * page_,
+                                             userfault::protected_from_writes));
         }
         faults_.wake(p.at, bytes);
         fork_gate::instance().leave();

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
+
+#include <sys/ioctl.h>
 
 #include <ksm/providers/linux/own_memory.hpp>
 #include <ksm/types.hpp>
@@ -67,6 +70,57 @@ class pagemap {
     [[nodiscard]] bool intact() const noexcept { return !error_ && file_.intact(); }
     [[nodiscard]] static constexpr std::size_t buffer_bytes() noexcept {
         return buffer_entries * sizeof(std::uint64_t);
+    }
+
+    // Categories of PAGEMAP_SCAN (Linux 6.7).
+    static constexpr std::uint64_t is_tracked = 1U << 0; ///< By a userfaultfd that only takes note.
+    static constexpr std::uint64_t is_written = 1U << 1;
+    static constexpr std::uint64_t is_file = 1U << 2;
+    static constexpr std::uint64_t is_present = 1U << 3;
+    static constexpr std::uint64_t is_swapped = 1U << 4;
+    static constexpr std::uint64_t is_zero = 1U << 5; ///< The kernel's page of zeros.
+
+    struct query {
+        std::uint64_t inverted = 0; ///< Categories that count when they are absent.
+        std::uint64_t all_of = 0;
+        std::uint64_t any_of = 0;
+        std::uint64_t returned = 0; ///< Neighbours that differ in these are ranges of their own.
+        bool arm = false;           ///< Write-protects what is found, at the same time.
+    };
+    struct found {
+        std::size_t ranges; ///< Written to `out`.
+        page_number end;    ///< The pages before were looked at.
+        int error;
+    };
+    /// The first pages of a range that match.
+    [[nodiscard]] found scan(page_range range, unsigned page_shift, query const& q,
+                             std::span<page_range> out) noexcept {
+        struct {
+            std::uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+            std::uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+        } a{};
+        struct {
+            std::uint64_t start, end, categories;
+        } got[64];
+        a.size = sizeof a;
+        a.flags = q.arm ? 1 : 0;
+        a.start = range.first.value() << page_shift;
+        a.end = range.end().value() << page_shift;
+        a.walk_end = a.start;
+        a.vec = reinterpret_cast<std::uintptr_t>(got);
+        a.vec_len = std::min(std::size(got), out.size());
+        a.category_inverted = q.inverted;
+        a.category_mask = q.all_of;
+        a.category_anyof_mask = q.any_of;
+        a.return_mask = q.returned;
+        int const n = ::ioctl(file_.get(), _IOWR('f', 16, decltype(a)), &a);
+        int const error = n < 0 ? errno : 0;
+        std::size_t const ranges = n < 0 ? 0 : static_cast<std::size_t>(n);
+        for (std::size_t i = 0; i < ranges; ++i) {
+            page_number const first{got[i].start >> page_shift};
+            out[i] = {first, page_number{got[i].end >> page_shift} - first};
+        }
+        return {ranges, page_number{a.walk_end >> page_shift}, error};
     }
 
     /// Entries from `first` on, as many as are to be had at once, at most `pages`; none if the

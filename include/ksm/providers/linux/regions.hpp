@@ -15,7 +15,8 @@ namespace detail::os {
 
 struct region {
     page_range pages;
-    bool noreserve; ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    bool noreserve;       ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    bool tracked = false; ///< Changes of its anonymous memory are tracked.
 };
 
 class region_list {
@@ -23,6 +24,9 @@ class region_list {
     [[nodiscard]] std::size_t size() const noexcept { return list_.size(); }
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     [[nodiscard]] std::size_t bytes() const noexcept { return list_.bytes(); }
+
+    [[nodiscard]] region const* begin() const noexcept { return list_.begin(); }
+    [[nodiscard]] region const* end() const noexcept { return list_.end(); }
 
     /// The region that holds the page, or null.
     [[nodiscard]] region const* find(page_number page) const noexcept {
@@ -84,11 +88,14 @@ class region_list {
             region const whole = *r;
             list_.erase(i);
             if (range.end() < whole.pages.end()) {
-                list_.insert(i, {{range.end(), whole.pages.end() - range.end()}, whole.noreserve});
+                region rest = whole;
+                rest.pages = {range.end(), whole.pages.end() - range.end()};
+                list_.insert(i, rest);
             }
             if (whole.pages.first < range.first) {
-                list_.insert(
-                    i, {{whole.pages.first, range.first - whole.pages.first}, whole.noreserve});
+                region rest = whole;
+                rest.pages = {whole.pages.first, range.first - whole.pages.first};
+                list_.insert(i, rest);
             }
         }
         pages_ -= range.count.value();

@@ -11,6 +11,7 @@
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/scratch_memory.hpp>
+#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -51,7 +52,7 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
     }
     if (error == 0) {
-        m.writers.watch(p.at, bytes);
+        m.made_anonymous(p.at, bytes);
         m.table.set(p.first, p.pages, entry);
         m.displacements += static_cast<std::uint32_t>(p.pages) + 1;
         return displacement::done;

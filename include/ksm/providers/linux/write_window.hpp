@@ -67,8 +67,13 @@ class write_window {
         default: return true;
         }
     }
-    /// The first pages have another mapping now, or, where they were away, are to be empty.
+    /// The first pages have another mapping now.
     void replaced(std::size_t pages) noexcept { replaced_ = pages; }
+    /// The first pages, which are away, are not to come back.
+    void emptied(std::size_t pages) noexcept {
+        replaced_ = pages;
+        empty_ = true;
+    }
 
     void close() noexcept {
         switch (way_) {
@@ -78,7 +83,7 @@ class write_window {
             static_cast<void>(segv_handler::instance().close(*exclusion_.window_));
             break;
         case way::protect: exclusion_.protector_.close(place_); break;
-        case way::move: exclusion_.mover_.close(place_, replaced_); break;
+        case way::move: exclusion_.mover_.close(place_, replaced_, empty_); break;
         }
         way_ = way::none;
         unblock_signals();
@@ -169,6 +174,7 @@ class write_window {
     sigset_t before_;
     way way_ = way::none;
     bool blocked_ = false;
+    bool empty_ = false;
 };
 
 } // namespace detail::os
