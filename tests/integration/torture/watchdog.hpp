@@ -35,7 +35,7 @@ class watchdog {
 
   private:
     using clock = std::chrono::steady_clock;
-    static constexpr std::chrono::seconds patience{30};
+    static constexpr std::chrono::seconds patience{60};
 
     struct sight {
         std::uint64_t steps = 0;
