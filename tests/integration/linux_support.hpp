@@ -190,6 +190,18 @@ inline bool is_private(linux_provider& p, page_number page) {
     return kernel_entry(p, page).anonymous();
 }
 
+/// The kernel's mapping at an address; not there if the kernel does not tell.
+inline detail::os::mapping kernel_mapping(std::byte const* at) {
+    detail::os::mapping_list list;
+    detail::os::mapping m;
+    static_cast<void>(list.find(reinterpret_cast<std::uintptr_t>(at), m));
+    return m;
+}
+inline bool kernel_tells_of_mappings() {
+    static std::byte const any{};
+    return kernel_mapping(&any).there;
+}
+
 } // namespace linux_test
 
 #endif

@@ -31,6 +31,7 @@
 #include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/survey.hpp>
 #include <ksm/providers/linux/unmerging.hpp>
+#include <ksm/providers/linux/violations.hpp>
 #include <ksm/providers/linux/vm_flags.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -40,7 +41,8 @@ class linux_provider {
   public:
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
     /// `capabilities()` says why.
-    explicit linux_provider(linux_options const& options = {}) noexcept : machine_(options) {
+    explicit linux_provider(linux_options const& options = {}) noexcept
+        : machine_(options), stable_mappings_(options.stable_mappings) {
         if (machine_.entries.error()) {
             machine_.writers.disable(no_pagemap, machine_.entries.error());
         }
@@ -103,8 +105,14 @@ class linux_provider {
                                        std::span<page_run> out) noexcept;
 
     [[nodiscard]] std::span<std::byte const> view(space_id space, page_number page) noexcept {
-        bool const known = space == this->space() && regions_.find(page) != nullptr;
-        return {known ? address(page) : nullptr, known ? machine_.page : 0};
+        detail::os::region const* const r = regions_.find(page);
+        if (r == nullptr || space != this->space()) {
+            return {};
+        }
+        if (r->in_place) {
+            return {address(page), machine_.page};
+        }
+        return view_of_copy(page, (r->pages.end() - page).value());
     }
     [[nodiscard]] std::span<std::byte const> view(frame_id frame) noexcept {
         KSM_ASSERT(machine_.frames.contains(frame), "a frame of this provider");
@@ -140,14 +148,20 @@ class linux_provider {
     /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
     /// `pages`; none if `first` is in no region.
     [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
-                                               std::size_t pages) const noexcept;
+                                               std::size_t pages) noexcept;
+    [[nodiscard]] std::span<std::byte const> view_of_copy(page_number page,
+                                                          std::size_t pages) noexcept;
+    /// The application has changed these pages of a region: they are its own from now on.
+    void lose(page_range range) noexcept;
+    [[nodiscard]] bool covers(page_range range) const noexcept;
+    /// What the pages map is the application's business from now on.
+    void forget_pages(page_range range) noexcept;
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
                                    detail::os::privacy wanted) noexcept;
     [[nodiscard]] region_error examine(void const* first, std::size_t bytes,
                                        bool& noreserve) noexcept;
-    [[nodiscard]] region_error add_region(void* first, std::size_t bytes, bool noreserve,
+    [[nodiscard]] region_error add_region(void* first, std::size_t bytes, bool own,
                                           page_range& out) noexcept;
-    [[nodiscard]] bool new_memory_is_locked() noexcept;
 #if KSM_HAS_EXCEPTIONS
     static void raise(region_error e) {
         if (e) {
@@ -161,16 +175,22 @@ class linux_provider {
 
     detail::os::machinery machine_;
     detail::os::region_list regions_;
+    detail::os::region_list lost_;
+    detail::os::mapping_list mappings_;
     detail::os::scratch_memory scratch_;
+    bool stable_mappings_;
+    std::size_t ranges_lost_ = 0;
+    std::size_t pages_lost_ = 0;
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
     detail::os::exclusion::verdict const v = machine_.writers.judge();
+    os_error const none = machine_.marker.error();
     return {v.strategy,
             v.reason,
             machine_.tracker.available(),
             machine_.faults.user_mode_only(),
-            machine_.writers.refusal(),
+            none ? none : machine_.writers.refusal(),
             machine_.budget.max_map_count(),
             machine_.budget.limit()};
 }
@@ -183,32 +203,13 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.frames_dead = machine_.frames.dead();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + detail::os::pagemap::buffer_bytes();
+                       regions_.bytes() + lost_.bytes() + machine_.reader.bytes() +
+                       detail::os::pagemap::buffer_bytes();
     u.regions = regions_.size();
     u.region_pages = regions_.pages();
+    u.ranges_lost = ranges_lost_;
+    u.pages_lost = pages_lost_;
     return u;
-}
-
-inline bool linux_provider::new_memory_is_locked() noexcept {
-    // mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
-    // copy-on-write of every merged page: seen at a mapping that nobody wrote to.
-    if (detail::os::file_size_limit() < machine_.page) {
-        return false; // nothing will be promoted, either
-    }
-    int const fd = ::memfd_create("ksm", MFD_CLOEXEC);
-    bool locked = false;
-    if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
-        void* const p = ::mmap(nullptr, machine_.page, detail::os::read_write, MAP_PRIVATE, fd, 0);
-        if (p != MAP_FAILED) {
-            auto const entries = machine_.entries.read(page_of(p), 1);
-            locked = !entries.empty() && detail::os::pagemap_entry{entries[0]}.anonymous();
-            ::munmap(p, machine_.page);
-        }
-    }
-    if (fd >= 0) {
-        ::close(fd);
-    }
-    return locked;
 }
 
 inline region_error linux_provider::examine(void const* first, std::size_t bytes,
@@ -240,32 +241,39 @@ inline region_error linux_provider::examine(void const* first, std::size_t bytes
     if (kind.error) {
         return kind.error;
     }
-    if (machine_.entries.intact() && new_memory_is_locked()) {
+    if (machine_.entries.intact() &&
+        detail::os::new_memory_is_locked(machine_.entries, machine_.page)) {
         return {region_fault::locked, {}};
     }
     noreserve = kind.noreserve;
     return {};
 }
 
-inline region_error linux_provider::add_region(void* first, std::size_t bytes, bool noreserve,
+inline region_error linux_provider::add_region(void* first, std::size_t bytes, bool own,
                                                page_range& out) noexcept {
+    bool noreserve = false;
+    if (region_error const e = examine(first, bytes, noreserve)) {
+        return e;
+    }
+    bool const in_place = own || stable_mappings_;
+    if (os_error const e = in_place ? os_error{} : machine_.reader.prepare()) {
+        return {region_fault::refused, e};
+    }
     page_range const range{page_of(first), page_count{bytes >> machine_.page_shift}};
-    if (!regions_.prepare_cut()) {
+    if (!regions_.prepare_cut() || !lost_.prepare_cut()) {
         return {region_fault::out_of_memory, {}};
     }
     bool const tracked = machine_.made_anonymous(static_cast<std::byte const*>(first), bytes);
-    static_cast<void>(regions_.add({range, noreserve, tracked}));
+    static_cast<void>(regions_.add({range, noreserve, in_place, tracked}));
+    lost_.cut(range);
+    machine_.reader.forget();
     out = range;
     return {};
 }
 
 inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
                                               page_range& out) noexcept {
-    bool noreserve = false;
-    if (region_error const e = examine(first, bytes, noreserve)) {
-        return e;
-    }
-    return add_region(first, bytes, noreserve, out);
+    return add_region(first, bytes, false, out);
 }
 
 inline region_error linux_provider::try_map(page_count pages, page_range& out) noexcept {
@@ -276,14 +284,15 @@ inline region_error linux_provider::try_map(page_count pages, page_range& out) n
         return {region_fault::out_of_memory, {}};
     }
     std::size_t const bytes = pages.value() << machine_.page_shift;
-    void* const p = ::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
+    void* const p =
+        detail::os::sys::mmap(nullptr, bytes, detail::os::read_write, detail::os::anonymous, -1, 0);
     if (p == MAP_FAILED) {
         return {errno == ENOMEM ? region_fault::out_of_memory : region_fault::refused,
                 {"mmap", errno}};
     }
-    region_error const e = try_adopt(p, bytes, out);
+    region_error const e = add_region(p, bytes, true, out);
     if (e) {
-        ::munmap(p, bytes);
+        detail::os::sys::munmap(p, bytes);
     }
     return e;
 }
@@ -292,10 +301,10 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (range.count.value() == 0) {
         return {region_fault::empty, {}};
     }
-    if (!regions_.covers(range)) {
+    if (!covers(range)) {
         return {region_fault::not_a_region, {}};
     }
-    if (!regions_.prepare_cut()) {
+    if (!regions_.prepare_cut() || !lost_.prepare_cut()) {
         return {region_fault::out_of_memory, {}};
     }
     for (page_number from = range.first; from < range.end();) {
@@ -310,18 +319,62 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
         default: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EFAULT}};
         }
     }
+    forget_pages(range);
+    regions_.cut(range);
+    lost_.cut(range);
+    machine_.reader.forget();
+    return {};
+}
+
+inline void linux_provider::forget_pages(page_range range) noexcept {
     std::size_t const before = machine_.table.mappings();
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
     machine_.budget.forget(before - machine_.table.mappings());
     machine_.tracker.dismiss(address(range.first), range.count.value() << machine_.page_shift);
     machine_.writers.forget(address(range.first), range.count.value() << machine_.page_shift);
+}
+
+inline bool linux_provider::covers(page_range range) const noexcept {
+    for (page_number p = range.first; p < range.end();) {
+        detail::os::region const* r = regions_.find(p);
+        if (r == nullptr && (r = lost_.find(p)) == nullptr) {
+            return false;
+        }
+        p = r->pages.end();
+    }
+    return true;
+}
+
+inline void linux_provider::lose(page_range range) noexcept {
+    if (!regions_.prepare_cut()) {
+        // What can be cut off without memory: all the rest of the region.
+        range.count = regions_.find(range.first)->pages.end() - range.first;
+    }
+    forget_pages(range);
     regions_.cut(range);
-    return {};
+    // Without memory `release` does not know it: it is no region.
+    static_cast<void>(lost_.add({range, false, false, false}));
+    machine_.reader.forget();
+    ++ranges_lost_;
+    pages_lost_ += range.count.value();
+}
+
+inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
+                                                               std::size_t pages) noexcept {
+    std::byte const* copy = machine_.reader.view(address(page), pages);
+    if (copy == nullptr && !machine_.marker.in_child()) {
+        // It is not there any more, or our descriptor is not.
+        std::size_t const left = next_place(space(), page, pages).pages;
+        if (left != 0 && !machine_.reader.prepare()) {
+            copy = machine_.reader.view(address(page), left);
+        }
+    }
+    return {copy, copy == nullptr ? 0 : machine_.page};
 }
 
 inline detail::os::place linux_provider::next_place(space_id space, page_number first,
-                                                    std::size_t pages) const noexcept {
+                                                    std::size_t pages) noexcept {
     detail::os::region const* const r = regions_.find(first);
     if (r == nullptr || space != this->space()) {
         return {first};
@@ -341,7 +394,16 @@ inline detail::os::place linux_provider::next_place(space_id space, page_number 
     detail::os::place p{first, address(first), n};
     p.map_flags = r->noreserve ? MAP_NORESERVE : 0;
     p.tracked = r->tracked && machine_.tracker.available();
+    p.in_place = r->in_place;
     p.anonymous = kind(0) != detail::os::backing::merged;
+    if (stable_mappings_ || machine_.marker.in_child()) {
+        return p;
+    }
+    auto const v = detail::os::judge_pages(machine_, mappings_, machine_.entries, p);
+    if (!v.ours) {
+        lose({first, page_count{v.pages}});
+    }
+    p.pages = v.ours ? v.pages : 0;
     return p;
 }
 
@@ -357,9 +419,23 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     if (from == page_number{}) {
         machine_.tracker.begin_walk(wanted);
     }
-    return wanted == coverage::changes && machine_.tracker.available()
-               ? detail::os::survey_changes(machine_, regions_, from, out)
-               : detail::os::survey_every_page(machine_, regions_, from, out);
+    if (machine_.reader.bytes() != 0) {
+        static_cast<void>(machine_.reader.prepare()); // without it the pages are busy
+    }
+    machine_.reader.forget();
+    survey_result const r = wanted == coverage::changes && machine_.tracker.available()
+                                ? detail::os::survey_changes(machine_, regions_, from, out)
+                                : detail::os::survey_every_page(machine_, regions_, from, out);
+    if (machine_.suspect.count.value() != 0) {
+        // Seen where it must not be: a page of a file.
+        for (page_number p = machine_.suspect.first; p < machine_.suspect.end();) {
+            page_count const left = machine_.suspect.end() - p;
+            detail::os::place const q = next_place(space, p, left.value());
+            p += q.pages == 0 ? page_count{1} : page_count{q.pages};
+        }
+        machine_.suspect = {};
+    }
+    return r;
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,

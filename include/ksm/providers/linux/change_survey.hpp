@@ -118,7 +118,8 @@ class change_report {
                 page = seen;
             }
             if (!known) {
-                page = list_pages(m, runs, page, r->pages.end(), {page_state::unknown, true});
+                page = list_pages(m, runs, page, r->pages.end(),
+                                  {r->in_place, page_state::unknown, true});
             }
         }
         from = r->pages.end();

@@ -32,7 +32,7 @@ class change_tracker {
                     : nullptr) {}
     ~change_tracker() {
         if (heat_ != nullptr) {
-            ::munmap(heat_, blocks);
+            sys::munmap(heat_, blocks);
         }
     }
     change_tracker(change_tracker const&) = delete;

@@ -29,7 +29,7 @@ class exclusion {
               pagemap& entries, std::span<std::byte const> owner) noexcept
         : options_(options), marker_(marker), faults_(faults), owner_(owner), mover_(faults),
           protector_(guard_, entries) {
-        task_ = descriptor{::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+        task_ = descriptor{sys::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
         strict_commit_ = number_in_file("/proc/sys/vm/overcommit_memory", 0) == 2;
         using enum write_exclusion;
         if (considered(move)) {
@@ -177,7 +177,7 @@ class exclusion {
     /// While pages are read-only somebody else may take their share of a limited data size.
     [[nodiscard]] static bool unlimited_data() noexcept {
         rlimit limit;
-        return ::getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
+        return sys::getrlimit(RLIMIT_DATA, limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
     }
     /// Null: it can be used now.
     [[nodiscard]] char const* against_mprotect() const noexcept;

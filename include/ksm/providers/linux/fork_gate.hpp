@@ -80,7 +80,7 @@ class fork_gate {
                 return {"mmap", ENOMEM};
             }
             if (int const e = advise(page, page_bytes(), MADV_WIPEONFORK); e != 0) {
-                ::munmap(page, page_bytes());
+                sys::munmap(page, page_bytes());
                 return {"madvise(MADV_WIPEONFORK)", e};
             }
             alive_.store(::new (page) std::atomic<std::uint32_t>{1});

@@ -28,7 +28,7 @@ class frame_store {
     ~frame_store() {
         // The pages that map a frame keep its file alive, here and in every child.
         for (arena& a : arenas_) {
-            ::munmap(a.view, a.capacity * page_);
+            sys::munmap(a.view, a.capacity * page_);
             a.file.close();
         }
     }
@@ -49,6 +49,11 @@ class frame_store {
     }
     [[nodiscard]] bool contains(frame_id frame) const noexcept {
         return index(frame) < arenas_.size() && slot(frame) < arenas_[index(frame)].used;
+    }
+    /// Whether the kernel says that a frame is mapped.
+    [[nodiscard]] bool is_at(frame_id frame, dev_t device, std::uint64_t inode,
+                             std::uint64_t offset) const noexcept {
+        return arenas_[index(frame)].file.is_of(device, inode) && slot(frame) * page_ == offset;
     }
     /// Frames from `frame` to the end of its arena, the most that one mapping can hold.
     [[nodiscard]] std::size_t to_arena_end(frame_id frame) const noexcept {
@@ -103,7 +108,7 @@ class frame_store {
             error = EFBIG;
             return 0;
         }
-        ssize_t const n = ::pwrite(a.file.get(), from, frames * page_, static_cast<off_t>(at));
+        ssize_t const n = sys::pwrite(a.file.get(), from, frames * page_, at);
         error = n < 0 ? errno : 0;
         return n < 0 ? 0 : static_cast<std::size_t>(n) / page_;
     }
@@ -148,11 +153,6 @@ class frame_store {
     [[nodiscard]] std::size_t slot(frame_id f) const noexcept {
         return static_cast<std::size_t>(f.value() & ((std::uint64_t{1} << shift_) - 1));
     }
-    [[nodiscard]] static int create_file() noexcept {
-        unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-        int const fd = ::memfd_create("ksm", flags | mfd_noexec_seal);
-        return fd < 0 && errno == EINVAL ? ::memfd_create("ksm", flags) : fd;
-    }
 
     os_error add_arena() noexcept {
         std::size_t const capacity = static_cast<std::size_t>(
@@ -167,22 +167,22 @@ class frame_store {
         if (!arenas_.reserve(arenas_.size() + 1) || !released_.reserve(ids / 64)) {
             return {"mmap", ENOMEM};
         }
-        int const fd = create_file();
+        int const fd = create_memfd();
         if (fd < 0) {
             return {"memfd_create", errno};
         }
         os_error error;
         void* view = MAP_FAILED;
-        if (::ftruncate(fd, static_cast<off_t>(capacity * page_)) != 0) {
+        if (sys::ftruncate(fd, capacity * page_) != 0) {
             error = {"ftruncate", errno};
-        } else if (::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+        } else if (sys::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
             error = {"fcntl", errno};
-        } else if (view = ::mmap(nullptr, capacity * page_, PROT_READ, MAP_PRIVATE, fd, 0);
+        } else if (view = sys::mmap(nullptr, capacity * page_, PROT_READ, MAP_PRIVATE, fd, 0);
                    view == MAP_FAILED) {
             error = {"mmap", errno};
         }
         if (error) {
-            ::close(fd);
+            sys::close(fd);
             return error;
         }
         arenas_.push_back({descriptor{fd}, static_cast<std::byte*>(view), capacity, 0, false});

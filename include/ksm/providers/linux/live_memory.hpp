@@ -82,12 +82,6 @@ KSM_DETAIL_LIVE inline void live_copy(std::byte* to, std::byte const* from,
 #endif
 }
 
-/// A write to the page that changes nothing: copy-on-write breaks.
-inline void live_touch(std::byte* a) noexcept {
-    __atomic_fetch_or(reinterpret_cast<unsigned char*>(a), static_cast<unsigned char>(0),
-                      __ATOMIC_RELAXED);
-}
-
 } // namespace detail::os
 KSM_NAMESPACE_END
 

@@ -17,6 +17,7 @@
 #include <ksm/providers/linux/page_table.hpp>
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/place.hpp>
+#include <ksm/providers/linux/reading.hpp>
 #include <ksm/providers/linux/userfault.hpp>
 #include <ksm/version.hpp>
 
@@ -32,7 +33,8 @@ struct machinery {
           writers(options, marker, faults, entries,
                   {reinterpret_cast<std::byte const*>(this), sizeof *this}),
           tracker(faults, entries, options.track_changes && !writers.protects_regions(),
-                  page_shift) {}
+                  page_shift),
+          reader(page, marker) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
@@ -74,12 +76,12 @@ struct machinery {
             return false;
         }
         void* const got =
-            ::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
+            sys::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
         if (got == MAP_FAILED) {
             return false; // partly mapped: the application unmapped the rest, not the kernel
         }
         if (got != at) { // before Linux 4.17 the address is a hint
-            ::munmap(got, bytes);
+            sys::munmap(got, bytes);
             return false;
         }
         live_copy(at, content, bytes);
@@ -100,7 +102,9 @@ struct machinery {
     mapping_budget budget;
     exclusion writers;
     change_tracker tracker;
+    memory_reader reader;
     std::uint32_t displacements = 0;
+    page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 
 } // namespace detail::os

@@ -91,6 +91,7 @@ struct replacement {
     std::byte const* const content = m.frames.view(frame);
     replacement r;
     std::size_t equal = 0;
+    int unread = 0;
     bool affordable = true;
     status why = status::changed;
     {
@@ -98,11 +99,9 @@ struct replacement {
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (equal < window.pages() &&
-               live_equal(window.content() + equal * m.page, content + equal * m.page, m.page)) {
-            ++equal;
-        }
-        why = equal == window.pages() ? window.why_short() : status::changed;
+        equal = m.reader.equal(window.content(), content, window.pages(),
+                               p.in_place || window.vacated(), unread);
+        why = equal == window.pages() ? window.why_short() : m.reader.unequal(unread);
         affordable = equal == 0 || m.affordable(p.first, equal, entry);
         r.sound = window.sound();
         if (equal != 0 && affordable && r.sound) {
@@ -141,6 +140,7 @@ struct replacement {
     }
     replacement r;
     std::size_t zeros = 0;
+    int unread = 0;
     bool affordable = true;
     status why = status::changed;
     {
@@ -148,10 +148,9 @@ struct replacement {
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (zeros < window.pages() && live_zero(window.content() + zeros * m.page, m.page)) {
-            ++zeros;
-        }
-        why = zeros == window.pages() ? window.why_short() : status::changed;
+        zeros =
+            m.reader.zero(window.content(), window.pages(), p.in_place || window.vacated(), unread);
+        why = zeros == window.pages() ? window.why_short() : m.reader.unequal(unread);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.sound = window.sound();
         if (zeros != 0 && affordable && r.sound) {

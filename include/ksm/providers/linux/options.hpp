@@ -49,6 +49,9 @@ struct linux_options {
     /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
     /// provider or of an engine that uses it.
     bool quiescent = false;
+    /// Promise: no region is unmapped, remapped or protected, not even by mistake. Then regions are
+    /// read in place and not checked before they are changed.
+    bool stable_mappings = false;
 
     /// Stops every writer; answers false if it cannot now (the call then answers `busy`). It runs
     /// once in a public call, outside of every write window.
@@ -99,6 +102,10 @@ struct linux_usage {
     std::size_t metadata_bytes = 0; ///< Own memory, frames not counted.
     std::size_t regions = 0;
     std::size_t region_pages = 0;
+    /// Ranges, and their pages, that the application unmapped, replaced or protected while they
+    /// were regions. They are regions no more.
+    std::size_t ranges_lost = 0;
+    std::size_t pages_lost = 0;
 };
 
 KSM_NAMESPACE_END

@@ -50,7 +50,8 @@ class page_mover {
             return {"mmap", ENOMEM};
         }
         std::memset(at, 1, page);
-        place const p{page_number{}, at, 1, 0, false, true};
+        place p{page_number{}, at, 1};
+        p.anonymous = true;
         window_refusal const r = open(p);
         bool const moved = pages_ == 1 && content()[page - 1] == std::byte{1};
         close(p, 0);

@@ -51,7 +51,7 @@ class pagemap {
     ~pagemap() {
         file_.close();
         if (buffer_ != nullptr) {
-            ::munmap(buffer_, buffer_bytes());
+            sys::munmap(buffer_, buffer_bytes());
         }
     }
     pagemap(pagemap const&) = delete;
@@ -60,7 +60,7 @@ class pagemap {
     /// For a descriptor that the application has closed. \requires Not a forked child: the
     /// descriptor stays bound to the memory of the process that opens it.
     bool reopen() noexcept {
-        int const fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        int const fd = sys::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
         error_ = fd < 0 ? os_error{"open(/proc/self/pagemap)", errno} : os_error{};
         file_ = descriptor{fd};
         return fd >= 0;
@@ -113,7 +113,7 @@ class pagemap {
         a.category_mask = q.all_of;
         a.category_anyof_mask = q.any_of;
         a.return_mask = q.returned;
-        int const n = ::ioctl(file_.get(), _IOWR('f', 16, decltype(a)), &a);
+        int const n = sys::ioctl(call::pagemap_scan, file_.get(), _IOWR('f', 16, decltype(a)), &a);
         int const error = n < 0 ? errno : 0;
         std::size_t const ranges = n < 0 ? 0 : static_cast<std::size_t>(n);
         for (std::size_t i = 0; i < ranges; ++i) {
@@ -131,8 +131,8 @@ class pagemap {
         if (error_) {
             return {};
         }
-        ssize_t const n = ::pread(file_.get(), buffer_, bytes,
-                                  static_cast<off_t>(first.value() * sizeof(std::uint64_t)));
+        ssize_t const n =
+            sys::pread(file_.get(), buffer_, bytes, first.value() * sizeof(std::uint64_t));
         return {buffer_, n < 0 ? 0 : static_cast<std::size_t>(n) / sizeof(std::uint64_t)};
     }
 
@@ -141,6 +141,29 @@ class pagemap {
     descriptor file_;
     os_error error_;
 };
+
+/// mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
+/// copy-on-write of every merged page: seen at a mapping that nobody wrote to.
+[[nodiscard]] inline bool new_memory_is_locked(pagemap& table, std::size_t page) noexcept {
+    if (file_size_limit() < page) {
+        return false; // nothing will be promoted, either
+    }
+    int const fd = create_memfd();
+    bool locked = false;
+    if (fd >= 0 && sys::ftruncate(fd, page) == 0) {
+        void* const p = sys::mmap(nullptr, page, read_write, MAP_PRIVATE, fd, 0);
+        if (p != MAP_FAILED) {
+            auto const entries =
+                table.read(page_number{reinterpret_cast<std::uintptr_t>(p) / page}, 1);
+            locked = !entries.empty() && pagemap_entry{entries[0]}.anonymous();
+            sys::munmap(p, page);
+        }
+    }
+    if (fd >= 0) {
+        sys::close(fd);
+    }
+    return locked;
+}
 
 } // namespace detail::os
 KSM_NAMESPACE_END

@@ -5,15 +5,12 @@
 
 #include <cstddef>
 
+#include <ksm/providers/linux/reading.hpp>
 #include <ksm/types.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
-
-/// More pages make a window long for the writers that wait; fewer make merging dear: opening and
-/// closing a window costs as much as merging ten pages of a run.
-inline constexpr std::size_t window_pages = 128;
 
 /// Pages of one region, at most `window_pages` where a window is opened on them.
 struct place {
@@ -21,6 +18,7 @@ struct place {
     std::byte* at = nullptr;
     std::size_t pages = 0;
     int map_flags = 0;      ///< What a mapping that replaces them needs besides MAP_PRIVATE.
+    bool in_place = true;   ///< They are certain to be mapped while they are a region.
     bool tracked = false;   ///< Anonymous memory there is enrolled for tracking.
     bool anonymous = false; ///< All are anonymous memory; otherwise all are mappings of frames.
 };

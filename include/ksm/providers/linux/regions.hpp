@@ -16,6 +16,7 @@ namespace detail::os {
 struct region {
     page_range pages;
     bool noreserve;       ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    bool in_place;        ///< Read in place: it is certain to be mapped.
     bool tracked = false; ///< Changes of its anonymous memory are tracked.
 };
 
@@ -78,7 +79,7 @@ class region_list {
     /// Makes it certain that a range can be cut out, which may leave two pieces of a region.
     [[nodiscard]] bool prepare_cut() noexcept { return list_.reserve(list_.size() + 1); }
 
-    /// \requires `covers(range)`, `prepare_cut()`.
+    /// \requires `prepare_cut()`, unless the range reaches the end of the region it begins in.
     void cut(page_range range) noexcept {
         while (region const* const r = at_or_after(range.first)) {
             if (r->pages.first >= range.end()) {
@@ -87,18 +88,19 @@ class region_list {
             auto const i = static_cast<std::size_t>(r - list_.begin());
             region const whole = *r;
             list_.erase(i);
+            pages_ -= whole.pages.count.value();
+            region rest = whole;
             if (range.end() < whole.pages.end()) {
-                region rest = whole;
                 rest.pages = {range.end(), whole.pages.end() - range.end()};
                 list_.insert(i, rest);
+                pages_ += rest.pages.count.value();
             }
             if (whole.pages.first < range.first) {
-                region rest = whole;
                 rest.pages = {whole.pages.first, range.first - whole.pages.first};
                 list_.insert(i, rest);
+                pages_ += rest.pages.count.value();
             }
         }
-        pages_ -= range.count.value();
     }
 
   private:

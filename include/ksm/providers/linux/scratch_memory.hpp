@@ -20,7 +20,7 @@ class scratch_memory {
     scratch_memory() = default;
     ~scratch_memory() {
         if (guard_ != nullptr) {
-            ::munmap(guard_, bytes_);
+            sys::munmap(guard_, bytes_);
         }
     }
     scratch_memory(scratch_memory const&) = delete;
@@ -30,12 +30,12 @@ class scratch_memory {
     [[nodiscard]] std::byte* get(std::size_t page) noexcept {
         if (guard_ == nullptr) {
             std::size_t const bytes = (window_pages + 2) * page;
-            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
+            void* const g = sys::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
             if (g == MAP_FAILED) {
                 return nullptr;
             }
             if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
-                ::munmap(g, bytes);
+                sys::munmap(g, bytes);
                 return nullptr;
             }
             guard_ = g;

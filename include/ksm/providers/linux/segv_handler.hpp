@@ -52,7 +52,7 @@ class segv_handler {
     /// False when the application has put another handler on top: it need not call ours.
     [[nodiscard]] static bool in_place() noexcept {
         struct sigaction now;
-        return ::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+        return sys::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
                now.sa_sigaction == &segv_handler::on_fault;
     }
 
@@ -148,7 +148,7 @@ class segv_handler {
 
     os_error do_install() noexcept {
         struct sigaction now;
-        if (::sigaction(SIGSEGV, nullptr, &now) != 0) {
+        if (sys::sigaction(SIGSEGV, nullptr, &now) != 0) {
             return {"sigaction", errno};
         }
         if (previous_.load() == nullptr) {
@@ -173,8 +173,8 @@ class segv_handler {
         // too.
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         ::sigemptyset(&ours.sa_mask);
-        return ::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
-                                                         : os_error{};
+        return sys::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
+                                                            : os_error{};
     }
     [[nodiscard]] static bool is_default(struct sigaction const& a) noexcept {
         return (a.sa_flags & SA_SIGINFO) == 0 && a.sa_handler == SIG_DFL;

@@ -69,7 +69,12 @@ struct finding {
 };
 
 [[nodiscard]] inline finding examine_page(machinery const& m, page_number page, page_entry entry,
-                                          pagemap_entry kernel, page_state present) noexcept {
+                                          pagemap_entry kernel, bool in_place,
+                                          page_state present) noexcept {
+    auto const is_zero = [&] {
+        int unread = 0;
+        return m.reader.zero(m.address(page), 1, in_place, unread) == 1;
+    };
     switch (entry.kind()) {
     case backing::home:
     case backing::displaced: {
@@ -78,13 +83,12 @@ struct finding {
         }
         // What is present but not ours alone is the zero page, which a read put there and which
         // costs nothing, or shared with a forked child.
-        bool const nothing =
-            kernel.present() && !kernel.exclusive() && live_zero(m.address(page), m.page);
+        bool const nothing = kernel.present() && !kernel.exclusive() && is_zero();
         return {nothing ? page_state::gone : present, entry};
     }
     case backing::zero: {
-        bool const still = !kernel.swapped() && !kernel.exclusive() &&
-                           (!kernel.present() || live_zero(m.address(page), m.page));
+        bool const still =
+            !kernel.swapped() && !kernel.exclusive() && (!kernel.present() || is_zero());
         return still ? finding{page_state::zero, entry}
                      : finding{page_state::written, page_entry::home()};
     }
@@ -104,6 +108,16 @@ struct finding {
     return {page_state::gone, entry};
 }
 
+/// Remembers the first run of pages that are not what they must be.
+inline void suspect(machinery& m, page_number page) noexcept {
+    if (m.suspect.count.value() == 0) {
+        m.suspect.first = page;
+    }
+    if (m.suspect.end() == page) {
+        m.suspect.count += page_count{1};
+    }
+}
+
 /// Where the kernel does not tell: private pages are there, and nothing has been written. Merging
 /// is off then, but what is merged must not be taken for gone.
 [[nodiscard]] inline pagemap_entry assumed(page_entry entry) noexcept {
@@ -112,6 +126,7 @@ struct finding {
 }
 
 struct listing {
+    bool in_place = true;
     page_state present = page_state::unknown; ///< What to say of private pages.
     bool gone = false;                        ///< Absent pages are listed, too.
 };
@@ -132,7 +147,11 @@ struct listing {
                 page_entry const entry = row == nullptr ? page_entry::home() : (*row)[slot];
                 finding const f = examine_page(
                     m, p, entry, entries.empty() ? assumed(entry) : pagemap_entry{entries[i]},
-                    how.present);
+                    how.in_place, how.present);
+                if (f.state == page_state::gone && !entries.empty() &&
+                    pagemap_entry{entries[i]}.file()) {
+                    suspect(m, p);
+                }
                 if (f.state == page_state::gone && !how.gone) {
                     continue;
                 }
@@ -165,8 +184,9 @@ struct listing {
                 r->pages.end(), page + page_count{std::max<std::size_t>(2 * runs.room() + 1, 512)});
             bool const armed =
                 r->tracked && m.tracker.arming() && m.tracker.arm({page, end - page});
-            page_number const stop = list_pages(
-                m, runs, page, end, {armed ? page_state::written : page_state::unknown, false});
+            page_number const stop =
+                list_pages(m, runs, page, end,
+                           {r->in_place, armed ? page_state::written : page_state::unknown, false});
             if (stop < end) {
                 return {runs.size(), stop, false, coverage::every_page};
             }

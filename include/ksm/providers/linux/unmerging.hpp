@@ -41,13 +41,12 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
         if (window.why() != status::ok) {
             return displacement::not_possible;
         }
-        live_copy(copy, p.at, bytes);
-        if (!window.sound()) {
+        if (!m.reader.copy(copy, p.at, p.pages, p.in_place) || !window.sound()) {
             return displacement::not_possible;
         }
         // MREMAP_DONTUNMAP keeps the scratch: its hole could be taken by another thread.
         void* const got =
-            ::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
+            sys::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
         error = got == MAP_FAILED ? errno : 0;
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
     }
@@ -69,9 +68,11 @@ enum class displacement : unsigned char { done, not_possible, no_memory };
 [[nodiscard]] inline status break_cow(machinery& m, place const& p) noexcept {
     switch (advise(p.at, p.pages * m.page, madv_populate_write)) {
     case 0: break;
-    case EINVAL: // before Linux 5.14
+    case EINVAL: // before Linux 5.14, or not writable
         for (std::size_t i = 0; i < p.pages; ++i) {
-            live_touch(p.at + i * m.page);
+            if (touch(p.at + i * m.page) != 0) {
+                return has_hole(p.at + i * m.page, m.page, m.page) ? status::gone : status::refused;
+            }
         }
         break;
     case ENOMEM:
@@ -109,8 +110,11 @@ enum class privacy : unsigned char {
         while (i + n < p.pages && work(first + page_count{n}) == kind) {
             ++n;
         }
-        place const run{first,       p.at + i * m.page, n,
-                        p.map_flags, p.tracked,         kind != backing::merged};
+        place run = p;
+        run.first = first;
+        run.at = p.at + i * m.page;
+        run.pages = n;
+        run.anonymous = kind != backing::merged;
         status why = status::ok;
         if (kind == backing::merged) {
             displacement const d =
@@ -123,8 +127,8 @@ enum class privacy : unsigned char {
         } else if (kind == backing::zero) {
             int const e = advise(run.at, n * m.page, madv_populate_write);
             if (e == EINVAL) {
-                for (std::size_t j = 0; j < n; ++j) {
-                    live_touch(run.at + j * m.page);
+                for (std::size_t j = 0; j < n && why == status::ok; ++j) {
+                    why = touch(run.at + j * m.page) == 0 ? status::ok : status::refused;
                 }
             } else if (e != 0) {
                 why = e == ENOMEM   ? status::out_of_memory

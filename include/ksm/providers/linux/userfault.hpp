@@ -54,7 +54,7 @@ class userfault {
         }
         std::uint64_t had = 0;
         int const e = negotiate(probe, had); // tells what there is; another one is used
-        ::close(probe);
+        sys::close(probe);
         if (e != 0) {
             error_ = {"ioctl(UFFDIO_API)", e};
             return;
@@ -67,7 +67,7 @@ class userfault {
         }
         if (int const refused = negotiate(fd, features); refused != 0) {
             error_ = {"ioctl(UFFDIO_API)", refused};
-            ::close(fd);
+            sys::close(fd);
             return;
         }
         features_ = wanted & had;
@@ -94,16 +94,16 @@ class userfault {
             range where;
             std::uint64_t mode, ioctls;
         } r{{address(at), bytes}, mode, 0};
-        return control(_IOWR(0xAA, 0x00, decltype(r)), &r);
+        return control(call::uffd_register, _IOWR(0xAA, 0x00, decltype(r)), &r);
     }
     [[nodiscard]] int dismiss(std::byte const* at, std::size_t bytes) const noexcept {
         range r{address(at), bytes};
-        return control(_IOR(0xAA, 0x01, range), &r);
+        return control(call::uffd_unregister, _IOR(0xAA, 0x01, range), &r);
     }
     /// Needs no mapping there: waiters of a mapping that has been replaced wake up, too.
     void wake(std::byte const* at, std::size_t bytes) const noexcept {
         range r{address(at), bytes};
-        static_cast<void>(control(_IOR(0xAA, 0x02, range), &r));
+        static_cast<void>(control(call::uffd_wake, _IOR(0xAA, 0x02, range), &r));
     }
     /// Opening wakes who waits.
     [[nodiscard]] int protect(std::byte const* at, std::size_t bytes, bool on) const noexcept {
@@ -111,7 +111,7 @@ class userfault {
             range where;
             std::uint64_t mode;
         } r{{address(at), bytes}, on ? 1U : 0U};
-        return control(_IOWR(0xAA, 0x06, decltype(r)), &r);
+        return control(call::uffd_write_protect, _IOWR(0xAA, 0x06, decltype(r)), &r);
     }
 
     struct moved {
@@ -123,7 +123,7 @@ class userfault {
             std::uint64_t to, from, bytes, mode;
             std::int64_t done;
         } r{address(to), address(from), bytes, dont_wake, 0};
-        int const e = control(_IOWR(0xAA, 0x05, decltype(r)), &r);
+        int const e = control(call::uffd_move, _IOWR(0xAA, 0x05, decltype(r)), &r);
         return {r.done > 0 ? static_cast<std::size_t>(r.done) : 0, e};
     }
     [[nodiscard]] int copy(std::byte* to, std::byte const* from, std::size_t bytes) const noexcept {
@@ -131,7 +131,7 @@ class userfault {
             std::uint64_t to, from, bytes, mode;
             std::int64_t done;
         } r{address(to), address(from), bytes, dont_wake, 0};
-        return control(_IOWR(0xAA, 0x03, decltype(r)), &r);
+        return control(call::uffd_copy, _IOWR(0xAA, 0x03, decltype(r)), &r);
     }
 
   private:
@@ -144,35 +144,39 @@ class userfault {
     [[nodiscard]] static std::uint64_t address(std::byte const* p) noexcept {
         return reinterpret_cast<std::uintptr_t>(p);
     }
-    [[nodiscard]] int control(unsigned long request, void* argument) const noexcept {
-        return ::ioctl(file_.get(), request, argument) != 0 ? errno : 0;
+    [[nodiscard]] int control(call c, unsigned long request, void* argument) const noexcept {
+        return sys::ioctl(c, file_.get(), request, argument) != 0 ? errno : 0;
     }
 
     /// A descriptor, or minus errno.
     [[nodiscard]] static int create(bool& user_mode) noexcept {
         int const flags = O_CLOEXEC | O_NONBLOCK;
-        int fd = static_cast<int>(::syscall(SYS_userfaultfd, flags));
+        int fd = make(flags);
         if (fd >= 0) {
             return fd;
         }
-        int error = errno;
-        int const device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+        int const error = errno;
+        int const device = sys::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
         if (device >= 0) {
-            fd = ::ioctl(device, _IO(0xAA, 0x00), flags);
-            ::close(device);
+            fd = fails(call::userfaultfd) ? -1 : ::ioctl(device, _IO(0xAA, 0x00), flags);
+            sys::close(device);
             if (fd >= 0) {
                 return fd;
             }
         }
-        fd = static_cast<int>(::syscall(SYS_userfaultfd, flags | user_mode_flag));
+        fd = make(flags | user_mode_flag);
         user_mode = fd >= 0;
         return fd >= 0 ? fd : -error;
+    }
+    [[nodiscard]] static int make(int flags) noexcept {
+        return fails(call::userfaultfd) ? -1 : static_cast<int>(::syscall(SYS_userfaultfd, flags));
     }
     [[nodiscard]] static int negotiate(int fd, std::uint64_t& features) noexcept {
         struct {
             std::uint64_t api, features, ioctls;
         } r{0xAA, features, 0};
-        int const e = ::ioctl(fd, _IOWR(0xAA, 0x3F, decltype(r)), &r) != 0 ? errno : 0;
+        int const e =
+            sys::ioctl(call::uffd_api, fd, _IOWR(0xAA, 0x3F, decltype(r)), &r) != 0 ? errno : 0;
         features = r.features;
         return e;
     }

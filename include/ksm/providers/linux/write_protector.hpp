@@ -42,7 +42,8 @@ class write_protector {
         }
         *at = std::byte{1};
         std::uint64_t const number = reinterpret_cast<std::uintptr_t>(at) / page;
-        place const p{page_number{number}, at, 1, 0, false, true};
+        place p{page_number{number}, at, 1};
+        p.anonymous = true;
         window_refusal const r = open(p);
         bool const held = r.why == status::ok && sound(p, false);
         close(p);
