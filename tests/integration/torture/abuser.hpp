@@ -16,8 +16,9 @@ namespace torture {
 /// Breaks the contract in a region of its own while the provider works on it. Its own pages may
 /// look wrong afterwards; nobody else may notice.
 ///
-/// What takes the memory itself away (munmap, PROT_NONE) it announces by releasing the pages: the
-/// provider reads them in place, and no strategy can tell memory that is about to vanish.
+/// What takes the memory itself away (munmap, PROT_NONE) it announces by releasing the pages:
+/// between the provider's look at a mapping and its replacement some microseconds remain in which
+/// the memory of somebody else may have come there.
 class abuser final : public actor {
   public:
     explicit abuser(world& w) : actor("abuser"), world_(w) {}
@@ -81,7 +82,10 @@ class abuser final : public actor {
             break;
         }
         ++abuses_;
-        release(at, steps() % 4 < 2 ? pages : abused);
+        release(at, abused);
+        if (steps() % 4 < 2) {
+            release_abused(victim);
+        }
         for (std::size_t i = 0; i < abused * world_.page; ++i) {
             if (at[i] != std::byte{'x'}) {
                 complain("a page next to abused ones has changed");
@@ -98,6 +102,19 @@ class abuser final : public actor {
         ksm::page_range const range{world_.provider.page_of(first), ksm::page_count{n}};
         if (ksm::region_error const e = world_.provider.try_release(range)) {
             complain("release: %s: %s", message(e.what), e.os.call);
+        }
+    }
+    /// What the provider has found out about is no region any more.
+    void release_abused(std::byte* first) {
+        now("releases what it has abused");
+        world::turn const mine{world_};
+        for (std::size_t i = 0; i < abused; ++i) {
+            ksm::page_range const range{world_.provider.page_of(first + i * world_.page),
+                                        ksm::page_count{1}};
+            if (ksm::region_error const e = world_.provider.try_release(range);
+                e && e.what != ksm::region_fault::not_a_region) {
+                complain("release of an abused page: %s: %s", message(e.what), e.os.call);
+            }
         }
     }
     /// Until it has gone over everything about twice.
