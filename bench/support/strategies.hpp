@@ -23,9 +23,11 @@ struct strategy {
 
 inline constexpr strategy strategies[] = {
     {"quiescent", ksm::write_exclusion::quiescent},
+    {"move", ksm::write_exclusion::move},
+    {"wp", ksm::write_exclusion::wp},
     {"mprotect", ksm::write_exclusion::mprotect},
 };
-inline constexpr char const* strategies_help = "quiescent,mprotect; otherwise all";
+inline constexpr char const* strategies_help = "quiescent,move,wp,mprotect; otherwise all";
 
 /// Adds those of a list `a,b,c`. \returns Whether they are all known.
 inline auto add_to(std::vector<strategy>& out) {
@@ -49,6 +51,7 @@ inline ksm::linux_options options_for(strategy const& s) {
     o.strategy = s.value;
     o.no_syscall_io = true;
     o.no_pinned_io = true;
+    o.stable_mappings = true;
     o.mapping_share = 1;
     return o;
 }
