@@ -8,11 +8,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "workload.hpp"
 
@@ -86,47 +91,88 @@ class thread {
     std::filesystem::path schedstat_;
 };
 
-/// Settings under which the kernel looks at every page of every pass, as fast as it can. What was
-/// set before is there again afterwards.
+/// What the programs here set. What was set before is there again afterwards, and whoever uses
+/// this class meanwhile in another process waits for nothing: it is refused.
 class settings {
   public:
-    settings() {
-        // In the order in which they can be restored: nothing is shared when max_page_sharing is
-        // set, and the advisor, when it is on, does not let pages_to_scan be set.
-        for (auto const& [name, value] : std::initializer_list<std::pair<char const*, char const*>>{
-                 {"advisor_mode", "none"},
-                 {"smart_scan", "0"},
-                 {"sleep_millisecs", "0"},
-                 {"pages_to_scan", "10000"},
-                 {"max_page_sharing", "1000000"},
-                 {"use_zero_pages", "0"}}) {
-            if (auto const before = get(name)) { // older kernels do not have all of them
-                saved_.emplace_back(name, *before);
-                ok_ = set(name, value) && ok_;
+    using list = std::initializer_list<std::pair<char const*, char const*>>;
+
+    /// \param wanted  In the order in which they can be restored from the last to the first:
+    ///                nothing is shared when max_page_sharing is set, and the advisor, when it is
+    ///                on, does not let pages_to_scan be set.
+    explicit settings(list wanted) {
+        fd_ = ::open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC);
+        if (::geteuid() != 0 || fd_ < 0 || !get("run") || !thread::find()) {
+            why_not_ = "the kernel's KSM needs root and a kernel that has it";
+        } else if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+            why_not_ = "another benchmark uses the kernel's KSM";
+        } else if (counts() != exact_counts{}) {
+            why_not_ = "the kernel's KSM is in use, and its counts are the whole machine's";
+        } else {
+            run_ = get("run");
+            bool taken = unmerge_all();
+            for (auto const& [name, value] : wanted) {
+                if (auto const before = get(name)) { // older kernels do not have all of them
+                    saved_.emplace_back(name, *before);
+                    taken = set(name, value) && taken;
+                }
             }
+            why_not_ = taken ? nullptr : "the kernel's KSM does not take the settings";
         }
     }
-    ~settings() { (void)restore(); }
+    ~settings() {
+        (void)restore();
+        if (fd_ >= 0) {
+            ::close(fd_); // and the lock is free
+        }
+    }
     settings(settings const&) = delete;
     settings& operator=(settings const&) = delete;
 
-    [[nodiscard]] bool in_force() const { return ok_; }
+    /// Null when they are in force.
+    [[nodiscard]] char const* why_not() const { return why_not_; }
 
     /// \returns Whether everything is as it was.
     [[nodiscard]] bool restore() {
-        bool all = saved_.empty() || unmerge_all();
+        if (!run_) {
+            return true;
+        }
+        bool all = unmerge_all();
         while (!saved_.empty()) {
             all = set(saved_.back().first, saved_.back().second) && all;
             saved_.pop_back();
         }
-        return set("run", run_) && all;
+        return set("run", *std::exchange(run_, std::nullopt)) && all;
     }
 
   private:
-    std::string run_ = get("run").value_or("0");
+    int fd_ = -1;
+    char const* why_not_ = nullptr;
+    std::optional<std::string> run_; ///< Nothing: there is nothing to restore.
     std::vector<std::pair<std::string, std::string>> saved_;
-    bool ok_ = unmerge_all();
 };
+
+/// The kernel looks at every page of every pass, whole passes at a time, and is told when.
+inline constexpr settings::list whole_passes{
+    {"advisor_mode", "none"},        {"smart_scan", "0"},
+    {"sleep_millisecs", "100000"},   {"pages_to_scan", "1000000000"},
+    {"max_page_sharing", "1000000"}, {"use_zero_pages", "0"}};
+
+/// One whole pass under `whole_passes`: the end of a pass ends a batch, and this stops the thread
+/// before the next. \returns Whether it came to its end.
+inline bool pass(std::chrono::seconds patience) {
+    auto const deadline = std::chrono::steady_clock::now() + patience;
+    std::uint64_t const before = number("full_scans");
+    // Another pause ends the one that the thread may still be in after the previous pass.
+    bool const started =
+        set("sleep_millisecs", get("sleep_millisecs") == "100000" ? "100001" : "100000") &&
+        set("run", "1");
+    while (started && number("full_scans") == before &&
+           std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(std::chrono::microseconds{100});
+    }
+    return set("run", "0") && number("full_scans") == before + 1;
+}
 
 } // namespace bench::kernel
 

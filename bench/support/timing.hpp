@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// Clocks and medians.
+// CPU time, medians and spread.
 #ifndef KSM_BENCH_SUPPORT_TIMING_HPP
 #define KSM_BENCH_SUPPORT_TIMING_HPP
 
@@ -40,6 +40,19 @@ double real_microseconds(F&& f) {
 inline double median(std::vector<double> values) {
     std::ranges::sort(values);
     return values[values.size() / 2];
+}
+
+/// What several runs came to.
+struct spread {
+    double median;
+    double min;
+    double max;
+};
+
+/// \requires `values` is not empty.
+inline spread spread_of(std::vector<double> const& values) {
+    auto const [min, max] = std::ranges::minmax_element(values);
+    return {median(values), *min, *max};
 }
 
 } // namespace bench

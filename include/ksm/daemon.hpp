@@ -4,9 +4,11 @@
 #ifndef KSM_DAEMON_HPP
 #define KSM_DAEMON_HPP
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -18,89 +20,145 @@
 
 KSM_NAMESPACE_BEGIN
 
+struct daemon_options {
+    /// Share of one core that scanning may take. A batch that took longer than its share is
+    /// followed by a longer pause than `sleep_millisecs`. [per cent, 1 ... 100]
+    std::uint32_t max_cpu_percent = 20;
+    /// Called first in the new thread: the place to lower its priority or to name it.
+    std::function<void()> on_start;
+};
+
+/// What a daemon needs of a thread, with nothing but the standard library. A system that has more
+/// to offer has a class of its own, such as `linux_daemon_thread`.
+struct standard_daemon_thread {
+    /// Lives in the thread that starts the daemon's, while it does.
+    struct starting {};
+
+    /// Time that the calling thread has used. Elapsed time is never less.
+    [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
+        return std::chrono::steady_clock::now().time_since_epoch();
+    }
+    /// Waits until `done()`, at most for a time.
+    template <class Done>
+    void pause(std::condition_variable& wake, std::unique_lock<std::mutex>& lock,
+               std::chrono::nanoseconds time, Done done) {
+        wake.wait_for(lock, time, done);
+    }
+};
+
 /// Scans `pages_to_scan` pages, sleeps `sleep_millisecs`, and so on while `run` is 1 and a space
 /// is there; otherwise it sleeps until `control` changes that.
 ///
-/// Nobody else may touch the scanner while the daemon exists, except through `control`. Members
-/// may be called from any thread but the daemon's own.
-template <class Scanner>
+/// Nobody else may touch the scanner while the daemon runs, except through `control`. Members may
+/// be called from any thread but the daemon's own. No lock is held while the scanner works.
+template <class Scanner, class Thread = standard_daemon_thread>
 class daemon {
   public:
     /// Starts the thread. `run` is 0 unless the scanner says otherwise.
-    /// \param on_start  Called first in the new thread: the place to lower its priority (Linux:
-    ///                  setpriority(PRIO_PROCESS, gettid(), 5)), name it or block its signals.
     /// \throws std::system_error when there can be no thread.
-    explicit daemon(Scanner& scanner, std::function<void()> on_start = {})
-        : scanner_(scanner), thread_([this, begin = std::move(on_start)] {
-              if (begin) {
-                  begin();
-              }
-              work();
-          }) {}
-
-    /// Stops the thread: waits for the batch in progress, for no pause. Merged pages stay merged.
-    ~daemon() {
-        {
-            request const r{*this};
-            stop_ = true;
-        }
-        thread_.join();
+    explicit daemon(Scanner& scanner, daemon_options options = {}, Thread thread = {})
+        : scanner_(scanner), options_(std::move(options)), system_(std::move(thread)) {
+        [[maybe_unused]] typename Thread::starting const mask{};
+        thread_ = std::thread{[this] { work(); }};
     }
+    ~daemon() { stop(); }
     daemon(daemon const&) = delete;
     daemon& operator=(daemon const&) = delete;
+
+    /// Ends the thread: waits for the step in progress, not for a batch, a survey or a pause.
+    /// Merged pages stay merged. `control` goes on to work. Once is enough.
+    void stop() {
+        {
+            std::lock_guard const lock(mutex_);
+            stop_ = true;
+        }
+        wake_.notify_all();
+        std::lock_guard const lock(joining_);
+        if (thread_.joinable()) {
+            thread_.join();
+        }
+    }
 
     /// Calls `act(scanner)` between two batches and returns its result. A thread that sleeps for
     /// want of work looks again afterwards. `act` must not call into the daemon.
     template <class Act>
     decltype(auto) control(Act&& act) {
-        request const r{*this};
+        turn const mine{*this};
         return std::forward<Act>(act)(scanner_);
     }
 
   private:
-    // While a request waits, no batch begins: a daemon that never sleeps would starve it.
-    class request {
+    /// The scanner is ours. While somebody waits for his turn, no batch begins: a daemon that
+    /// never sleeps would starve him.
+    class turn {
       public:
-        explicit request(daemon& d) : daemon_(d), lock_(d.mutex_, std::defer_lock) {
+        explicit turn(daemon& d) : daemon_(d) {
+            std::unique_lock lock(d.mutex_);
             ++d.waiting_;
-            lock_.lock();
+            d.wake_.wait(lock, [&] { return !d.in_use_; });
+            --d.waiting_;
+            d.in_use_ = true;
         }
-        ~request() {
-            --daemon_.waiting_;
-            lock_.unlock();
-            daemon_.wake_.notify_one();
+        ~turn() {
+            {
+                std::lock_guard const lock(daemon_.mutex_);
+                daemon_.in_use_ = false;
+            }
+            daemon_.wake_.notify_all();
         }
-        request(request const&) = delete;
-        request& operator=(request const&) = delete;
+        turn(turn const&) = delete;
+        turn& operator=(turn const&) = delete;
 
       private:
         daemon& daemon_;
-        std::unique_lock<std::mutex> lock_;
     };
 
-    [[nodiscard]] bool has_work() const {
-        return scanner_.tunables().run == run_state::run && scanner_.has_spaces();
+    [[nodiscard]] bool may_scan() const {
+        return waiting_ == 0 && !in_use_ && scanner_.tunables().run == run_state::run &&
+               scanner_.has_spaces();
     }
 
     void work() {
+        if (options_.on_start) {
+            options_.on_start();
+        }
         std::unique_lock lock(mutex_);
         for (;;) {
-            wake_.wait(lock, [&] { return waiting_ == 0 && (stop_ || has_work()); });
+            wake_.wait(lock, [&] { return stop_ || may_scan(); });
             if (stop_) {
                 return;
             }
-            static_cast<void>(scanner_.scan(page_count{scanner_.tunables().pages_to_scan}));
-            std::chrono::milliseconds const pause{scanner_.tunables().sleep_millisecs};
-            wake_.wait_for(lock, pause, [&] { return stop_; });
+            page_count const batch{scanner_.tunables().pages_to_scan};
+            std::chrono::milliseconds const rest{scanner_.tunables().sleep_millisecs};
+            in_use_ = true;
+            lock.unlock();
+            std::chrono::nanoseconds const begin = system_.cpu_time();
+            static_cast<void>(scanner_.scan(batch, [this]() noexcept { return stop_.load(); }));
+            std::chrono::nanoseconds const used = system_.cpu_time() - begin;
+            lock.lock();
+            in_use_ = false;
+            wake_.notify_all();
+            system_.pause(wake_, lock, std::max<std::chrono::nanoseconds>(rest, owed(used)),
+                          [this] { return stop_.load(); });
         }
     }
 
+    /// The pause that makes a time of work its share of the whole.
+    [[nodiscard]] std::chrono::nanoseconds owed(std::chrono::nanoseconds used) const {
+        std::uint32_t const share = std::clamp(options_.max_cpu_percent, 1U, 100U);
+        return used * (100 - share) / share;
+    }
+
     Scanner& scanner_;
-    std::mutex mutex_;
+    daemon_options options_;
+    Thread system_;
+    std::mutex mutex_; ///< Of what follows; never held while the scanner works.
+    std::mutex joining_;
     std::condition_variable wake_;
-    std::atomic<unsigned> waiting_{0};
-    bool stop_ = false;
-    std::thread thread_; // last: it uses all of the above
+    unsigned waiting_ = 0;
+    bool in_use_ = false; ///< The scanner, by the daemon or in `control`.
+    std::atomic<bool> stop_{false};
+    std::thread thread_;
 };
 
 KSM_NAMESPACE_END

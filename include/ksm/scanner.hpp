@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory_resource>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include <ksm/detail/merger.hpp>
@@ -93,13 +94,20 @@ class scanner {
     /// previous call stopped (S3). A pass begins with a survey of every space, which visits no
     /// page. \complexity O(log n) comparisons a page that is visited; pages that were not written
     /// since they last were visited cost nothing where the provider tracks changes.
-    scan_result scan(page_count budget) noexcept {
-        if (!in_pass_) {
-            begin_pass();
+    scan_result scan(page_count budget) noexcept { return scan(budget, never); }
+
+    /// The same, but returns soon after `stop()` has answered true: it is asked before each step
+    /// of a survey, which has to begin anew then, and before each visit.
+    template <class Stop>
+        requires std::is_nothrow_invocable_r_v<bool, Stop&>
+    scan_result scan(page_count budget, Stop&& stop) noexcept {
+        if (!in_pass_ && !begin_pass(stop)) {
+            return {page_count{}, false, status::ok};
         }
         std::size_t visited = 0;
         detail::rmap_item* next = next_item();
-        while (next != nullptr && visited < budget.value() && merger_.halt == status::ok) {
+        while (next != nullptr && visited < budget.value() && merger_.halt == status::ok &&
+               !stop()) {
             visited += merger_.visit(*next, budget.value() - visited, false);
             next = next_item();
         }
@@ -126,7 +134,7 @@ class scanner {
             return {page_count{}, false, status::gone};
         }
         status const halted_pass = std::exchange(merger_.halt, status::ok);
-        surveyor_.survey(*s, [](page_run const&) {});
+        surveyor_.survey(*s, never, [](page_run const&) {});
         std::size_t visited = 0;
         for_each_due(*s, range, [](detail::rmap_chunk& c, std::uint64_t mask) {
             c.todo |= c.pending & mask;
@@ -240,8 +248,11 @@ class scanner {
 
     // ------------------------------------------------------------------ passes
 
-    void begin_pass() noexcept {
-        in_pass_ = true;
+    static constexpr auto never = []() noexcept { return false; };
+
+    /// False: `stop()` has answered true, and no pass has begun.
+    template <class Stop>
+    [[nodiscard]] bool begin_pass(Stop&& stop) noexcept {
         space_ = index_.spaces.end();
         merger_.halt = status::ok;
         if constexpr (Policy::drops_unstable_tree) {
@@ -257,14 +268,19 @@ class scanner {
                 c.todo |= c.pending;
                 c.pending = 0;
             }
-            if (!surveyor_.survey(s, [](page_run const&) {})) {
+            if (!surveyor_.survey(s, stop, [](page_run const&) {})) {
                 forget(s);
             }
+            if (stop()) {
+                return false;
+            }
         }
+        in_pass_ = true;
         space_ = index_.spaces.begin();
         if (space_ != index_.spaces.end()) {
             chunk_ = space_->active.begin();
         }
+        return true;
     }
 
     /// The item to visit next, or null at the end of the pass. Chunks that the cursor leaves
@@ -344,7 +360,7 @@ class scanner {
         // The survey makes the books complete: copies that a fork made are merged pages, too.
         // Pages for whose items there is no memory are made private while they are listed.
         progress result{range.count, status::ok};
-        surveyor_.survey(s, [&](page_run const& run) {
+        surveyor_.survey(s, never, [&](page_run const& run) {
             if (!s.known) {
                 unmerge_untracked(s, run, range, result);
             }

@@ -82,9 +82,7 @@ class minimal {
 /// nobody else writes.
 class quiescent_linux {
   public:
-    explicit quiescent_linux(ksm::page_count n)
-        : memory_({.strategy = ksm::write_exclusion::quiescent, .quiescent = true}),
-          pages_(memory_.map(n)) {
+    explicit quiescent_linux(ksm::page_count n) : memory_(promise()), pages_(memory_.map(n)) {
         // A page is there once it has been written.
         for (auto page = pages_.first; page < pages_.end(); page += ksm::page_count{1}) {
             store(page, 0, std::byte{});
@@ -104,6 +102,13 @@ class quiescent_linux {
     }
 
   private:
+    static ksm::linux_options promise() {
+        ksm::linux_options o;
+        o.strategy = ksm::write_exclusion::quiescent;
+        o.quiescent = true;
+        return o;
+    }
+
     ksm::linux_provider memory_;
     ksm::page_range pages_;
 };

@@ -177,6 +177,7 @@ TEST_CASE("a hundred rounds of merging leave no mapping behind", "[linux]") {
             REQUIRE(p.merge(p.space(), m.page(i), pages(1), f + pages((i + round) % 16)).why ==
                     status::ok);
         }
+        CAPTURE(round);
         REQUIRE(mappings_of(p, m) >= 200);
         for (std::size_t i = 0; i < m.size(); ++i) {
             m.fill(i, round * 1000 + i);
@@ -191,7 +192,7 @@ TEST_CASE("a hundred rounds of merging leave no mapping behind", "[linux]") {
         std::size_t const now = detail::os::count_mappings();
         // The provider's own memory has grown as far as it must by the third round.
         baseline = round < 3 ? now : baseline;
-        REQUIRE(now == baseline);
+        REQUIRE(now <= baseline);
         for (std::size_t i = 0; i < m.size(); ++i) {
             REQUIRE(m.holds(i, round * 1000 + i));
         }
@@ -216,7 +217,8 @@ TEST_CASE("nothing of a mirror is left when its region is released", "[linux]") 
         m.fill(40, 3);
         REQUIRE(p.merge(p.space(), m.page(40), pages(1), f + pages(3)).why == status::ok);
         REQUIRE(p.unmerge(p.space(), m.page(40), pages(1)).why == status::ok);
-        CHECK(mappings_of(p, m) == 1);
+        // What is no region is not tracked.
+        CHECK(mappings_of(p, m) == (p.capabilities().tracks_changes ? 3 : 1));
         p.release(page_range{m.page(0), pages(20)});
         p.release(page_range{m.page(30), pages(34)});
     }
@@ -237,7 +239,9 @@ TEST_CASE("adopted memory gets its mappings back, too", "[linux]") {
         ::munmap(all, page);
     }
     page_range const range = p.adopt(at + 8 * page, 48 * page);
-    CHECK(mappings_in(at - page, 66 * page) == (free_below ? 2 : 3)); // the guards
+    // What is tracked is a mapping of its own, as long as it is a region.
+    std::size_t const borders = p.capabilities().tracks_changes ? 2 : 0;
+    CHECK(mappings_in(at - page, 66 * page) == (free_below ? 2 : 3) + borders); // the guards
     memory staged{p, 1};
     staged.fill(0, 3);
     for (std::size_t i = 10; i < 40; i += 2) {
@@ -247,10 +251,11 @@ TEST_CASE("adopted memory gets its mappings back, too", "[linux]") {
     }
     REQUIRE(p.unmerge(p.space(), range.first, range.count).why == status::ok);
     // Where something lies below, the pages fit nowhere, and the provider does not claim it.
-    CHECK(mappings_in(at, 64 * page) == (free_below ? 1 : 31));
-    CHECK(p.usage().mappings_used == (free_below ? 1 : 31));
+    CHECK(mappings_in(at, 64 * page) == (free_below ? 1 : 31) + borders);
+    CHECK(p.usage().mappings_used == (free_below ? 2 : 32));
     CHECK(std::memcmp(at + 12 * page, staged.at(0), page) == 0);
     p.release(range);
+    CHECK(mappings_in(at, 64 * page) == (free_below ? 1 : 31));
     REQUIRE(::madvise(at, 64 * page, MADV_DONTNEED) == 0);
     CHECK(at[12 * page] == std::byte{0});
     ::munmap(all, 66 * page);
@@ -288,7 +293,7 @@ TEST_CASE("a page that was never touched can be the seed of a mirror", "[linux]"
     merge_one(2); // below the seed there is no mirror
     REQUIRE(p.unmerge(p.space(), range.first, range.count).why == status::ok);
     CHECK(mappings_in(at, 64 * page) == 3);
-    CHECK(p.usage().mappings_used == 3);
+    CHECK(p.usage().mappings_used == 4);
     p.release(range);
     ::munmap(all, 66 * page);
 }

@@ -250,10 +250,11 @@ TEST_CASE("pages of a released frame are like private ones, and keep their conte
     p.release(f.first, pages(1));
     CHECK(look(p, m.page(0)).state == page_state::unknown);
     CHECK(m.holds(0, 1));
-    CHECK(p.usage().frames_live == 0);
-    CHECK(p.usage().frames_dead == 1);
+    CHECK(p.usage().frames_live == 1); // the page needs it
     promotion const again = p.promote(p.space(), m.page(0), pages(1));
     REQUIRE(again.made.why == status::ok);
+    CHECK(p.usage().frames_live == 1);
+    CHECK(p.usage().frames_dead == 1);
     CHECK(look(p, m.page(0)).frame == again.first);
     CHECK(m.holds(0, 1));
 }
@@ -270,7 +271,7 @@ TEST_CASE("a survey resumes where it stopped", "[linux]") {
     page_number from{0};
     for (bool end = false; !end;) {
         page_run out[3];
-        survey_result const r = p.survey(p.space(), from, coverage::changes, out);
+        survey_result const r = p.survey(p.space(), from, coverage::every_page, out);
         CHECK(r.given == coverage::every_page);
         for (std::size_t i = 0; i < r.runs; ++i) {
             CHECK(out[i].pages == pages(1));
@@ -332,9 +333,27 @@ TEST_CASE("a forked child keeps its pages and cannot merge", "[linux]") {
     CHECK(m.holds(2, 9));
 }
 
-TEST_CASE("without a promise a second thread ends merging, and the reason says what to promise",
+TEST_CASE("without a promise pages are moved", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    CHECK(linux_provider{}.capabilities().strategy == write_exclusion::move);
+}
+
+TEST_CASE("write protection is chosen where moving is forbidden and nothing is pinned", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_wp());
+    linux_options o;
+    o.allow.move = false;
+    CHECK(linux_provider{o}.capabilities().strategy != write_exclusion::wp);
+    o.no_pinned_io = true;
+    CHECK(linux_provider{o}.capabilities().strategy == write_exclusion::wp);
+}
+
+TEST_CASE("without userfaultfd and promises a second thread ends merging, and the reason says what "
+          "to promise",
           "[linux]") {
-    linux_provider p;
+    linux_options o;
+    o.allow.move = false;
+    o.allow.wp = false;
+    linux_provider p{o};
     memory m{p, 4};
     m.fill(0, 1);
     m.fill(2, 1);

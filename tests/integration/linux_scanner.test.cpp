@@ -31,7 +31,7 @@ TEST_CASE("the engine merges settled memory of the process and gives it back", "
         CHECK(before - memory_use("Pss:") >= duplicates * p.page_size() * 9 / 10);
     }
     CHECK(p.usage().metadata_bytes <=
-          4 * m.size() + 8 * p.page_size() + detail::os::pagemap::buffer_bytes());
+          4 * m.size() + 9 * p.page_size() + detail::os::pagemap::buffer_bytes());
     bool equal = true;
     for (std::size_t i = 0; i < m.size(); ++i) {
         equal = equal && m.holds(i, seed(i));
@@ -90,7 +90,7 @@ TEST_CASE("the engine passes by single pages when mappings are scarce, and merge
     CHECK(p.usage().mappings_used >= 40);
     CHECK(p.usage().mappings_used <= 50);
     CHECK(look(p, m.page(1040)).state == page_state::merged);
-    CHECK(look(p, m.page(900)).state == page_state::unknown);
+    CHECK(look(p, m.page(900)).state != page_state::merged);
     for (std::size_t i = 0; i < m.size(); ++i) {
         REQUIRE(m.holds(i, seed(i)));
     }

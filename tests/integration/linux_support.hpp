@@ -27,7 +27,19 @@ inline page_count pages(std::size_t n) { return page_count{n}; }
 
 inline linux_options quiescent() {
     linux_options o;
+    o.strategy = write_exclusion::quiescent;
     o.quiescent = true;
+    return o;
+}
+inline linux_options by_move() {
+    linux_options o;
+    o.strategy = write_exclusion::move;
+    return o;
+}
+inline linux_options by_wp() {
+    linux_options o;
+    o.strategy = write_exclusion::wp;
+    o.no_pinned_io = true;
     return o;
 }
 inline linux_options by_mprotect() {
@@ -37,6 +49,15 @@ inline linux_options by_mprotect() {
     o.no_pinned_io = true;
     return o;
 }
+
+/// Reports the test as skipped where the strategy cannot be had.
+#define KSM_NEEDS_USERFAULTFD(options)                                                             \
+    do {                                                                                           \
+        ksm::linux_capabilities const got = ksm::linux_provider{options}.capabilities();           \
+        if (got.strategy != (options).strategy) {                                                  \
+            KSM_SKIP(got.reason);                                                                  \
+        }                                                                                          \
+    } while (false)
 
 /// A region of the provider, unmapped at the end.
 class memory {
@@ -183,6 +204,18 @@ inline detail::os::pagemap_entry kernel_entry(linux_provider& p, page_number pag
 /// A private copy, not a mapping of a frame.
 inline bool is_private(linux_provider& p, page_number page) {
     return kernel_entry(p, page).anonymous();
+}
+
+/// The kernel's mapping at an address; not there if the kernel does not tell.
+inline detail::os::mapping kernel_mapping(std::byte const* at) {
+    detail::os::mapping_list list;
+    detail::os::mapping m;
+    static_cast<void>(list.find(reinterpret_cast<std::uintptr_t>(at), m));
+    return m;
+}
+inline bool kernel_tells_of_mappings() {
+    static std::byte const any{};
+    return kernel_mapping(&any).there;
 }
 
 } // namespace linux_test

@@ -113,3 +113,122 @@ TEST_CASE("S13: destruction does not wait for the daemon's pause") {
     }
     SUCCEED();
 }
+
+TEST_CASE("a scan that is stopped in a survey takes no further step and begins anew later") {
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    map_equal_pages(memory, space, 1000);
+    for (std::uint64_t i = 0; i < 1000; i += 2) { // holes: the survey needs several calls
+        memory.unmap(space, {ksm::page_number{i}, ksm::page_count{1}});
+    }
+    int surveys = 0;
+    memory.on_seam = [&](ksm::seam s, ksm::space_id, ksm::page_number) {
+        surveys += s == ksm::seam::survey_begin;
+    };
+    scanner_type scanner(memory);
+    REQUIRE(scanner.enter(space) == ksm::status::ok);
+    ksm::scan_result const r =
+        scanner.scan(ksm::page_count{1000}, [&]() noexcept { return surveys == 2; });
+    CHECK(surveys == 2);
+    CHECK_FALSE(r.pass_complete);
+    CHECK(r.visited == ksm::page_count{0});
+    CHECK(scanner.statistics().full_scans == 0);
+    for (int i = 0; i < 3; ++i) {
+        CHECK(scanner.scan_pass().why == ksm::status::ok);
+    }
+    CHECK(scanner.statistics().pages_sharing == 499);
+}
+
+TEST_CASE("a scan that is stopped between visits goes on from there") {
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    map_equal_pages(memory, space, 100);
+    for (std::uint64_t i = 0; i < 100; ++i) { // no runs: each page is a visit
+        std::array<std::byte, 1> const own{std::byte(static_cast<unsigned char>(i + 1))};
+        REQUIRE(memory.write(space, ksm::page_number{i}, 0, own));
+    }
+    scanner_type scanner(memory);
+    REQUIRE(scanner.enter(space) == ksm::status::ok);
+    static_cast<void>(scanner.scan_pass());
+    int asked = 0;
+    ksm::scan_result const r =
+        scanner.scan(ksm::page_count{1000}, [&]() noexcept { return ++asked > 20; });
+    CHECK_FALSE(r.pass_complete);
+    CHECK(r.visited < ksm::page_count{20});
+    CHECK(r.visited + scanner.scan_pass().visited == ksm::page_count{100});
+}
+
+TEST_CASE("the daemon stops once, and control goes on to work") {
+    ksm::simulated_provider memory;
+    scanner_type scanner(memory);
+    ksm::daemon daemon(scanner);
+    daemon.stop();
+    daemon.stop();
+    CHECK(daemon.control([](scanner_type& s) { return s.statistics().full_scans; }) == 0);
+}
+
+namespace {
+
+/// A clock that the provider's steps advance, and pauses that take no time.
+struct fake_time {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::chrono::nanoseconds used{0};
+    std::chrono::nanoseconds paused{0};
+    int pauses = 0;
+
+    static constexpr int enough = 50;
+    void wait_for_end() {
+        std::unique_lock lock(mutex);
+        REQUIRE(changed.wait_for(lock, std::chrono::seconds(10), [&] { return pauses == enough; }));
+    }
+};
+
+struct fake_thread {
+    struct starting {};
+    fake_time* time;
+
+    std::chrono::nanoseconds cpu_time() noexcept { return time->used; }
+    template <class Done>
+    void pause(std::condition_variable& wake, std::unique_lock<std::mutex>& daemon_lock,
+               std::chrono::nanoseconds t, Done done) {
+        {
+            std::lock_guard const lock(time->mutex);
+            time->paused += t;
+            ++time->pauses;
+            time->changed.notify_all();
+        }
+        if (time->pauses == fake_time::enough) {
+            wake.wait(daemon_lock, done);
+        }
+    }
+};
+
+} // namespace
+
+TEST_CASE("the daemon keeps to its share of a core") {
+    std::uint32_t const share = GENERATE(1U, 20U, 75U, 100U);
+    std::uint64_t const rest = GENERATE(std::uint64_t{0}, std::uint64_t{20});
+    fake_time time;
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    map_equal_pages(memory, space, 8);
+    memory.on_seam = [&](ksm::seam, ksm::space_id, ksm::page_number) {
+        time.used += std::chrono::milliseconds{3};
+    };
+    scanner_type scanner(memory);
+    REQUIRE(scanner.enter(space) == ksm::status::ok);
+    REQUIRE(scanner.tune("sleep_millisecs", rest) == ksm::tunable_error::none);
+    REQUIRE(scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
+    ksm::daemon<scanner_type, fake_thread> daemon(scanner, {share, {}}, {&time});
+    time.wait_for_end();
+    daemon.stop();
+    CAPTURE(share, rest, time.used.count(), time.paused.count());
+    CHECK(time.used > std::chrono::nanoseconds{0});
+    CHECK(time.used * 100 <= share * (time.used + time.paused) + std::chrono::microseconds{1});
+    if (rest == 0) { // and does not waste it
+        CHECK((time.used + time.paused) * share <= time.used * 100);
+    } else {
+        CHECK(time.paused >= fake_time::enough * std::chrono::milliseconds{rest});
+    }
+}

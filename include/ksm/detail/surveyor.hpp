@@ -25,9 +25,10 @@ class surveyor {
         : index_(index), merger_(m), tunables_(t) {}
 
     /// Surveys a space from end to end. `on_run(run)` sees each run once it is noted.
+    /// Gives up once `stop()` answers true; the next survey lists every page then.
     /// \returns Whether the space has any page, be it one that there was no memory to track.
-    template <class OnRun>
-    bool survey(space& s, OnRun&& on_run) noexcept {
+    template <class Stop, class OnRun>
+    bool survey(space& s, Stop&& stop, OnRun&& on_run) noexcept {
         if (s.unsorted) {
             s.active.sort([](auto const& a, auto const& b) { return a.index < b.index; });
             s.unsorted = false;
@@ -42,6 +43,10 @@ class surveyor {
         page_number from;
         page_number listed; // end of the part of the space that the reports have covered
         for (bool end = false; !end;) {
+            if (stop()) {
+                s.known = false;
+                return true;
+            }
             releases_ = index_.releases;
             survey_result const r = index_.provider.survey(s.id, from, wanted, runs);
             KSM_ASSERT(r.runs <= runs.size() && (r.end || r.next > from || r.runs > 0),

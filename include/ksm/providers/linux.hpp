@@ -4,8 +4,9 @@
 //
 // Common preconditions: a provider is used by one thread at a time. As long as a range is a region
 // the application keeps it mapped and does not change it by munmap, mremap, mprotect or madvise
-// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a merged page MADV_DONTNEED would show the frame, not
-// zeros. Stacks, thread-local storage and robust mutexes do not belong in a region.
+// (DONTNEED, FREE, REMOVE, HUGEPAGE, ...): on a page that was merged MADV_DONTNEED would show what
+// is in the frame's place, not zeros. Stacks, thread-local storage and robust mutexes do not belong
+// in a region.
 #ifndef KSM_PROVIDERS_LINUX_HPP
 #define KSM_PROVIDERS_LINUX_HPP
 
@@ -14,6 +15,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,6 +24,7 @@
 #endif
 
 #include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/change_survey.hpp>
 #include <ksm/providers/linux/healing.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/merging.hpp>
@@ -32,6 +35,7 @@
 #include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/survey.hpp>
 #include <ksm/providers/linux/unmerging.hpp>
+#include <ksm/providers/linux/violations.hpp>
 #include <ksm/providers/linux/vm_flags.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -41,13 +45,24 @@ class linux_provider {
   public:
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
     /// `capabilities()` says why.
-    explicit linux_provider(linux_options const& options = {}) noexcept : machine_(options) {
-        if (pagemap_.error()) {
-            machine_.writers.disable(no_pagemap, pagemap_.error());
+    explicit linux_provider(linux_options const& options = {}) noexcept
+        : machine_(options), stable_mappings_(options.stable_mappings) {
+        if (machine_.entries.error()) {
+            machine_.writers.disable(no_pagemap, machine_.entries.error());
         }
     }
     /// Touches no page: what is merged stays merged, and keeps its frames alive.
-    ~linux_provider() = default;
+    ~linux_provider() {
+        if (machine_.marker.in_child()) {
+            return;
+        }
+        // A child that has inherited a userfaultfd would keep it alive.
+        for (detail::os::region const& r : regions_) {
+            std::size_t const bytes = r.pages.count.value() << machine_.page_shift;
+            machine_.tracker.dismiss(address(r.pages.first), bytes);
+            machine_.writers.forget(address(r.pages.first), bytes);
+        }
+    }
     linux_provider(linux_provider const&) = delete;
     linux_provider& operator=(linux_provider const&) = delete;
 
@@ -71,8 +86,8 @@ class linux_provider {
     /// Makes every page private and forgets the range, which may be a part of a region or several
     /// regions side by side. The memory is as it was before it became a region, its mappings
     /// included. Where writers could not be excluded (see `unmerge`) pages stay private copies in
-    /// mappings of frames: MADV_DONTNEED shows the frame there, and only munmap or a new mapping
-    /// ends that.
+    /// mappings of frames: MADV_DONTNEED shows the frame there, or zeros once it is given back, and
+    /// only munmap or a new mapping ends that.
     [[nodiscard]] region_error try_release(page_range range) noexcept;
 
 #if KSM_HAS_EXCEPTIONS
@@ -90,13 +105,19 @@ class linux_provider {
     void release(page_range range) { raise(try_release(range)); }
 #endif
 
-    /// Always lists every page. In a forked child the space has exited.
+    /// Where changes are not tracked, lists every page. In a forked child the space has exited.
     [[nodiscard]] survey_result survey(space_id space, page_number from, coverage wanted,
                                        std::span<page_run> out) noexcept;
 
     [[nodiscard]] std::span<std::byte const> view(space_id space, page_number page) noexcept {
-        bool const known = space == this->space() && regions_.find(page) != nullptr;
-        return {known ? address(page) : nullptr, known ? machine_.page : 0};
+        detail::os::region const* const r = regions_.find(page);
+        if (r == nullptr || space != this->space()) {
+            return {};
+        }
+        if (r->in_place) {
+            return {address(page), machine_.page};
+        }
+        return view_of_copy(page, (r->pages.end() - page).value());
     }
     [[nodiscard]] std::span<std::byte const> view(frame_id frame) noexcept {
         KSM_ASSERT(machine_.frames.contains(frame), "a frame of this provider");
@@ -129,21 +150,29 @@ class linux_provider {
         }
     };
 
-    /// From `first` on: pages of one region, at most a window and at most `pages`; none if `first`
-    /// is in no region.
+    /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
+    /// `pages`; none if `first` is in no region.
     [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
-                                               std::size_t pages) const noexcept;
+                                               std::size_t pages) noexcept;
+    [[nodiscard]] std::span<std::byte const> view_of_copy(page_number page,
+                                                          std::size_t pages) noexcept;
+    /// The application has changed these pages of a region: they are its own from now on.
+    void lose(page_range range) noexcept;
+    [[nodiscard]] bool covers(page_range range) const noexcept;
+    /// What the pages map is the application's business from now on.
+    void forget_pages(page_range range) noexcept;
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
                                    detail::os::privacy wanted) noexcept;
     [[nodiscard]] region_error examine(void const* first, std::size_t bytes,
                                        bool& noreserve) noexcept;
-    [[nodiscard]] region_error add_region(detail::os::region const& r) noexcept;
-    [[nodiscard]] region_error add_mapped(void* first, std::size_t bytes, bool noreserve,
-                                          page_range& out) noexcept;
+    /// Whether the memory can become a region, and what is known of it then.
+    [[nodiscard]] region_error prepare_region(void const* first, std::size_t bytes, bool in_place,
+                                              detail::os::region& out) noexcept;
+    /// \requires `prepare_region` has answered ok; the pieces are all of the region.
+    void add_region(page_range range, std::span<detail::os::region> pieces) noexcept;
     void forget_mirrors() noexcept {
         mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
     }
-    [[nodiscard]] bool new_memory_is_locked() noexcept;
 #if KSM_HAS_EXCEPTIONS
     static void raise(region_error e) {
         if (e) {
@@ -157,14 +186,24 @@ class linux_provider {
 
     detail::os::machinery machine_;
     detail::os::region_list regions_;
-    detail::os::pagemap pagemap_;
+    detail::os::region_list lost_;
+    detail::os::mapping_list mappings_;
     detail::os::mirror_store mirrors_{machine_.page};
     detail::os::healer healer_;
+    bool stable_mappings_;
+    std::size_t ranges_lost_ = 0;
+    std::size_t pages_lost_ = 0;
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
     detail::os::exclusion::verdict const v = machine_.writers.judge();
-    return {v.strategy, v.reason, machine_.writers.refusal(), machine_.budget.max_map_count(),
+    os_error const none = machine_.marker.error();
+    return {v.strategy,
+            v.reason,
+            machine_.tracker.available(),
+            machine_.faults.user_mode_only(),
+            none ? none : machine_.writers.refusal(),
+            machine_.budget.max_map_count(),
             machine_.budget.limit()};
 }
 
@@ -175,35 +214,16 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.pages_healed = healer_.healed();
     u.frames_live = machine_.frames.live();
     u.frames_dead = machine_.frames.dead();
+    u.frames_punched = machine_.frames.punched();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + mirrors_.bytes() + healer_.bytes() +
-                       detail::os::pagemap::buffer_bytes();
+                       regions_.bytes() + lost_.bytes() + mirrors_.bytes() + healer_.bytes() +
+                       machine_.reader.bytes() + detail::os::pagemap::buffer_bytes();
     u.regions = regions_.size();
     u.region_pages = regions_.pages();
+    u.ranges_lost = ranges_lost_;
+    u.pages_lost = pages_lost_;
     return u;
-}
-
-inline bool linux_provider::new_memory_is_locked() noexcept {
-    // mlockall(MCL_FUTURE) makes the kernel write to a new mapping at once, which breaks the
-    // copy-on-write of every merged page: seen at a mapping that nobody wrote to.
-    if (detail::os::file_size_limit() < machine_.page) {
-        return false; // nothing will be promoted, either
-    }
-    int const fd = ::memfd_create("ksm", MFD_CLOEXEC);
-    bool locked = false;
-    if (fd >= 0 && ::ftruncate(fd, static_cast<off_t>(machine_.page)) == 0) {
-        void* const p = ::mmap(nullptr, machine_.page, detail::os::read_write, MAP_PRIVATE, fd, 0);
-        if (p != MAP_FAILED) {
-            auto const entries = pagemap_.read(page_of(p), 1);
-            locked = !entries.empty() && detail::os::pagemap_entry{entries[0]}.anonymous();
-            ::munmap(p, machine_.page);
-        }
-    }
-    if (fd >= 0) {
-        ::close(fd);
-    }
-    return locked;
 }
 
 inline region_error linux_provider::examine(void const* first, std::size_t bytes,
@@ -235,57 +255,57 @@ inline region_error linux_provider::examine(void const* first, std::size_t bytes
     if (kind.error) {
         return kind.error;
     }
-    if (pagemap_.intact() && new_memory_is_locked()) {
+    if (machine_.entries.intact() &&
+        detail::os::new_memory_is_locked(machine_.entries, machine_.page)) {
         return {region_fault::locked, {}};
     }
     noreserve = kind.noreserve;
     return {};
 }
 
-inline region_error linux_provider::add_region(detail::os::region const& r) noexcept {
-    if (!regions_.add(r)) {
-        forget_mirrors();
+inline region_error linux_provider::prepare_region(void const* first, std::size_t bytes,
+                                                   bool in_place,
+                                                   detail::os::region& out) noexcept {
+    if (region_error const e = examine(first, bytes, out.noreserve)) {
+        return e;
+    }
+    if (!regions_.prepare(detail::os::mirror_store::most_pieces) || !lost_.prepare(1)) {
         return {region_fault::out_of_memory, {}};
     }
-    machine_.writers.watch(address(r.pages.first), r.pages.count.value() << machine_.page_shift);
+    out.pages = {page_of(first), page_count{bytes >> machine_.page_shift}};
+    out.in_place = in_place;
     return {};
 }
 
-inline region_error linux_provider::add_mapped(void* first, std::size_t bytes, bool noreserve,
-                                               page_range& out) noexcept {
-    // A region for each of the kernel's mappings, because a mirror is of one. Each look at the
-    // mappings costs as much as there are: beyond some pieces the rest goes without.
-    std::size_t pieces = 0;
-    page_range const all{page_of(first), page_count{bytes >> machine_.page_shift}};
-    for (page_number from = all.first; from < all.end();) {
-        detail::os::extent const m =
-            ++pieces <= 16 ? detail::os::mapping_at(reinterpret_cast<std::uintptr_t>(address(from)))
-                           : detail::os::extent{};
-        page_number const end{m.end >> machine_.page_shift};
-        page_range piece{from, all.end() - from};
-        if (from < end && end < all.end()) {
-            piece.count = end - from;
-        }
-        std::uint32_t const mirror =
-            m.end == 0 ? detail::os::never_mirror : mirrors_.plant_below(m, noreserve);
-        if (region_error const e = add_region({piece, noreserve, mirror})) {
-            regions_.cut({all.first, from - all.first});
-            forget_mirrors();
-            return e;
-        }
-        from = piece.end();
+inline void linux_provider::add_region(page_range range,
+                                       std::span<detail::os::region> pieces) noexcept {
+    bool const tracked =
+        machine_.made_anonymous(address(range.first), range.count.value() << machine_.page_shift);
+    for (detail::os::region& r : pieces) {
+        r.tracked = tracked;
+        static_cast<void>(regions_.add(r));
     }
-    out = all;
-    return {};
+    lost_.cut(range);
+    machine_.reader.forget();
 }
 
 inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
                                               page_range& out) noexcept {
-    bool noreserve = false;
-    if (region_error const e = examine(first, bytes, noreserve)) {
+    detail::os::region whole;
+    if (region_error const e = prepare_region(first, bytes, stable_mappings_, whole)) {
         return e;
     }
-    return add_mapped(first, bytes, noreserve, out);
+    std::array<detail::os::region, detail::os::mirror_store::most_pieces> pieces;
+    std::size_t const n = mirrors_.divide(whole, pieces);
+    // Not before: the kernel likes to put what we map right below, where the mirror's seed is to
+    // be.
+    if (os_error const e = whole.in_place ? os_error{} : machine_.reader.prepare()) {
+        forget_mirrors();
+        return {region_fault::refused, e};
+    }
+    add_region(whole.pages, std::span{pieces}.first(n));
+    out = whole.pages;
+    return {};
 }
 
 inline region_error linux_provider::try_map(page_count pages, page_range& out) noexcept {
@@ -297,31 +317,21 @@ inline region_error linux_provider::try_map(page_count pages, page_range& out) n
     }
     // One page more than wanted, which becomes the mirror.
     std::size_t const bytes = pages.value() << machine_.page_shift;
-    void* const p = ::mmap(nullptr, bytes + machine_.page, detail::os::read_write,
-                           detail::os::anonymous, -1, 0);
+    void* const p = detail::os::sys::mmap(nullptr, bytes + machine_.page, detail::os::read_write,
+                                          detail::os::anonymous, -1, 0);
     if (p == MAP_FAILED) {
         return {errno == ENOMEM ? region_fault::out_of_memory : region_fault::refused,
                 {"mmap", errno}};
     }
     auto* const below = static_cast<std::byte*>(p);
-    std::byte* const at = below + machine_.page;
-    bool noreserve = false;
-    region_error e = examine(at, bytes, noreserve);
-    std::uint32_t mirror = detail::os::no_mirror;
-    if (!e && detail::os::write_fault(below, machine_.page)) {
-        mirror = mirrors_.plant(below, page_of(at));
-    } else {
-        ::munmap(below, machine_.page);
-    }
-    page_range const range{page_of(at), pages};
-    if (!e) {
-        e = add_region({range, noreserve, mirror});
-    }
-    if (e) {
-        ::munmap(at, bytes);
+    detail::os::region whole;
+    if (region_error const e = prepare_region(below + machine_.page, bytes, true, whole)) {
+        detail::os::sys::munmap(below, bytes + machine_.page);
         return e;
     }
-    out = range;
+    whole.mirror = mirrors_.plant(below, whole.pages.first);
+    add_region(whole.pages, {&whole, 1});
+    out = whole.pages;
     return {};
 }
 
@@ -329,10 +339,10 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (range.count.value() == 0) {
         return {region_fault::empty, {}};
     }
-    if (!regions_.covers(range)) {
+    if (!covers(range)) {
         return {region_fault::not_a_region, {}};
     }
-    if (!regions_.prepare_cut()) {
+    if (!regions_.prepare(1) || !lost_.prepare(1)) {
         return {region_fault::out_of_memory, {}};
     }
     for (page_number from = range.first; from < range.end();) {
@@ -347,40 +357,140 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
         default: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EFAULT}};
         }
     }
+    forget_pages(range);
+    regions_.cut(range);
+    lost_.cut(range);
+    forget_mirrors();
+    machine_.reader.forget();
+    return {};
+}
+
+inline void linux_provider::forget_pages(page_range range) noexcept {
+    for (page_number page = range.first; page < range.end(); page += page_count{1}) {
+        detail::os::page_entry const entry = machine_.table.at(page);
+        if (entry.kind() == detail::os::backing::merged) {
+            machine_.frames.keep(entry.frame()); // the page may be there, or elsewhere by mremap
+        } else if (entry.kind() == detail::os::backing::broken) {
+            machine_.frames.strand(entry.frame());
+        }
+    }
     std::size_t const before = machine_.table.mappings();
     machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
     machine_.table.trim(range.first, range.count.value());
     machine_.budget.forget(before - machine_.table.mappings());
+    machine_.tracker.dismiss(address(range.first), range.count.value() << machine_.page_shift);
+    machine_.writers.forget(address(range.first), range.count.value() << machine_.page_shift);
+}
+
+inline bool linux_provider::covers(page_range range) const noexcept {
+    for (page_number p = range.first; p < range.end();) {
+        detail::os::region const* r = regions_.find(p);
+        if (r == nullptr && (r = lost_.find(p)) == nullptr) {
+            return false;
+        }
+        p = r->pages.end();
+    }
+    return true;
+}
+
+inline void linux_provider::lose(page_range range) noexcept {
+    if (!regions_.prepare(1)) {
+        // What can be cut off without memory: all the rest of the region.
+        range.count = regions_.find(range.first)->pages.end() - range.first;
+    }
+    forget_pages(range);
     regions_.cut(range);
     forget_mirrors();
-    return {};
+    // Without memory `release` does not know it: it is no region.
+    static_cast<void>(lost_.add({range, false, false, false}));
+    machine_.reader.forget();
+    ++ranges_lost_;
+    pages_lost_ += range.count.value();
+}
+
+inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
+                                                               std::size_t pages) noexcept {
+    std::byte const* copy = machine_.reader.view(address(page), pages);
+    if (copy == nullptr && !machine_.marker.in_child()) {
+        // It is not there any more, or our descriptor is not.
+        std::size_t const left = next_place(space(), page, pages).pages;
+        if (left != 0 && !machine_.reader.prepare()) {
+            copy = machine_.reader.view(address(page), left);
+        }
+    }
+    return {copy, copy == nullptr ? 0 : machine_.page};
 }
 
 inline detail::os::place linux_provider::next_place(space_id space, page_number first,
-                                                    std::size_t pages) const noexcept {
+                                                    std::size_t pages) noexcept {
     detail::os::region const* const r = regions_.find(first);
     if (r == nullptr || space != this->space()) {
-        return {first, nullptr, 0, 0};
+        return {first};
     }
-    return {first, address(first),
-            std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()}),
-            r->noreserve ? MAP_NORESERVE : 0, r->mirror};
+    std::size_t const most =
+        std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()});
+    auto const kind = [&](std::size_t i) {
+        detail::os::page_entry const e = machine_.table.at(first + page_count{i});
+        return e.maps_file()                                ? detail::os::backing::merged
+               : e.kind() == detail::os::backing::displaced ? detail::os::backing::displaced
+                                                            : detail::os::backing::home;
+    };
+    std::size_t n = 1;
+    while (n < most && kind(n) == kind(0)) {
+        ++n;
+    }
+    detail::os::place p{first, address(first), n};
+    p.map_flags = r->noreserve ? MAP_NORESERVE : 0;
+    p.tracked = r->tracked && machine_.tracker.available();
+    p.in_place = r->in_place;
+    p.mirror = r->mirror;
+    p.anonymous = kind(0) != detail::os::backing::merged;
+    if (stable_mappings_ || machine_.marker.in_child()) {
+        return p;
+    }
+    auto const v = detail::os::judge_pages(machine_, mappings_, machine_.entries, p);
+    if (!v.ours) {
+        lose({first, page_count{v.pages}});
+    }
+    p.pages = v.ours ? v.pages : 0;
+    return p;
 }
 
-inline survey_result linux_provider::survey(space_id space, page_number from, coverage,
+inline survey_result linux_provider::survey(space_id space, page_number from, coverage wanted,
                                             std::span<page_run> out) noexcept {
     if (space != this->space() || machine_.marker.in_child()) {
         return {};
     }
-    if (!pagemap_.intact() && !pagemap_.reopen()) {
+    if (!machine_.entries.intact() && !machine_.entries.reopen()) {
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    survey_result const seen = detail::os::survey_regions(machine_, pagemap_, regions_, from, out);
-    if (seen.end) {
-        healer_.after_walk(machine_, pagemap_, mirrors_, regions_);
+    if (from == page_number{}) {
+        machine_.tracker.begin_walk(wanted);
     }
-    return seen;
+    if (machine_.reader.bytes() != 0) {
+        static_cast<void>(machine_.reader.prepare()); // without it the pages are busy
+    }
+    machine_.reader.forget();
+    survey_result const r = wanted == coverage::changes && machine_.tracker.available()
+                                ? detail::os::survey_changes(machine_, regions_, from, out)
+                                : detail::os::survey_every_page(machine_, regions_, from, out);
+    if (machine_.suspect.count.value() != 0) {
+        // Seen where it must not be: a page of a file.
+        for (page_number p = machine_.suspect.first; p < machine_.suspect.end();) {
+            page_count const left = machine_.suspect.end() - p;
+            detail::os::place const q = next_place(space, p, left.value());
+            p += q.pages == 0 ? page_count{1} : page_count{q.pages};
+        }
+        machine_.suspect = {};
+    }
+    if (r.end) {
+        healer_.after_walk(machine_, mirrors_, regions_, [&](page_number p, std::size_t pages) {
+            return next_place(space, p, pages);
+        });
+    }
+    machine_.frames.reclaim(r.end); // once a pass the children are asked after
+    return r;
 }
 
 inline promotion linux_provider::promote(space_id space, page_number first,
@@ -399,9 +509,14 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     while (done < room.frames && why == status::ok) {
         page_count const so_far{done};
         detail::os::place const p = next_place(space, first + so_far, room.frames - done);
-        why = p.pages == 0 ? status::gone
-                           : detail::os::promote_pages(machine_, p, room.first + so_far);
-        done += why == status::ok ? p.pages : 0;
+        progress const one = p.pages == 0
+                                 ? progress{page_count{0}, status::gone}
+                                 : detail::os::promote_pages(machine_, p, room.first + so_far);
+        done += one.done.value();
+        why = one.why;
+    }
+    if (done < room.frames) {
+        machine_.frames.discard(room.first + page_count{done}, room.frames - done);
     }
     return {room.first, {page_count{done}, why}};
 }
@@ -436,21 +551,11 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
         return {page_count{0}, s};
     }
     exclusion_guard const guard{&machine_.writers};
-    auto const in_place = [this](page_number page) {
-        detail::os::backing const k = machine_.table.at(page).kind();
-        return k == detail::os::backing::home || k == detail::os::backing::zero;
-    };
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        page_number const page = first + all.done;
-        detail::os::place p = next_place(space, page, (pages - all.done).value());
-        std::size_t n = std::min<std::size_t>(p.pages, 1);
-        while (n < p.pages && in_place(page + page_count{n}) == in_place(page)) {
-            ++n;
-        }
-        p.pages = n;
-        progress const one =
-            n == 0 ? progress{page_count{0}, status::gone} : detail::os::zero_pages(machine_, p);
+        detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
+        progress const one = p.pages == 0 ? progress{page_count{0}, status::gone}
+                                          : detail::os::zero_pages(machine_, p);
         all.done += one.done;
         all.why = one.why;
     }
@@ -459,9 +564,8 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
 
 inline progress linux_provider::unmerge(space_id space, page_number first, page_count pages,
                                         detail::os::privacy wanted) noexcept {
-    bool const entered = machine_.writers.enter() == status::ok;
-    bool const exclusive = entered && machine_.writers.may_copy();
-    exclusion_guard const guard{entered ? &machine_.writers : nullptr};
+    bool const exclusive = machine_.writers.enter() == status::ok;
+    exclusion_guard const guard{exclusive ? &machine_.writers : nullptr};
     progress all;
     while (all.done < pages && all.why == status::ok) {
         detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());

@@ -22,7 +22,7 @@ class fork_marker {
         if (page == nullptr) {
             error_ = {"mmap", ENOMEM};
         } else if (int const e = advise(page, page_bytes(), MADV_WIPEONFORK); e != 0) {
-            ::munmap(page, page_bytes());
+            sys::munmap(page, page_bytes());
             error_ = {"madvise(MADV_WIPEONFORK)", e};
         } else {
             word_ = ::new (page) std::atomic<std::uint32_t>{1};
@@ -30,7 +30,7 @@ class fork_marker {
     }
     ~fork_marker() {
         if (word_ != nullptr) {
-            ::munmap(static_cast<void*>(word_), page_bytes());
+            sys::munmap(static_cast<void*>(word_), page_bytes());
         }
     }
     fork_marker(fork_marker const&) = delete;

@@ -32,25 +32,29 @@ class healer {
     [[nodiscard]] std::size_t bytes() const noexcept { return due_.bytes(); }
 
     /// To be called when a survey has seen all regions.
-    void after_walk(machinery& m, pagemap& kernel, mirror_store& mirrors,
-                    region_list& regions) noexcept {
+    /// \param place_of  The pages of one kind from a page on, at most so many; none: a region no
+    ///                  more, or still one that is not as it must be.
+    template <class PlaceOf>
+    void after_walk(machinery& m, mirror_store& mirrors, region_list& regions,
+                    PlaceOf const& place_of) noexcept {
         ++walk_;
         bool const urgent = m.mappings() > m.budget.limit();
         if (due_.size() == 0) {
             collect(m.table);
         }
         if (due_.size() != 0 && (urgent || walk_ - collected_at_ >= walks_to_wait)) {
-            heal(m, mirrors, regions);
+            heal(m, mirrors, place_of);
         } else if (m.table.mappings() != 0) { // not both: the writers are stopped once in a call
-            give_mirror(m, kernel, mirrors, regions);
+            give_mirror(m, mirrors, regions, place_of);
         }
     }
 
   private:
     /// Looks in a stretch of the regions without a mirror for a page that can be the seed of one:
     /// one that has no memory behind it, so that it is surely zero.
-    void give_mirror(machinery& m, pagemap& kernel, mirror_store& mirrors,
-                     region_list& regions) noexcept {
+    template <class PlaceOf>
+    void give_mirror(machinery& m, mirror_store& mirrors, region_list& regions,
+                     PlaceOf const& place_of) noexcept {
         region const* r = regions.at_or_after(looked_at_);
         while (r != nullptr && r->mirror != no_mirror) {
             r = regions.at_or_after(r->pages.end());
@@ -60,7 +64,7 @@ class healer {
             return;
         }
         page_number const first = std::max(looked_at_, r->pages.first);
-        auto const entries = kernel.read(first, (r->pages.end() - first).value());
+        auto const entries = m.entries.read(first, (r->pages.end() - first).value());
         std::size_t i = 0;
         while (i < entries.size() && !empty(m, first + page_count{i}, pagemap_entry{entries[i]})) {
             ++i;
@@ -68,10 +72,11 @@ class healer {
         looked_at_ = entries.empty() ? r->pages.end() : first + page_count{i};
         if (i < entries.size() && m.writers.enter() == status::ok) {
             looked_at_ = looked_at_ + page_count{1};
-            place const seed{first + page_count{i}, m.address(first + page_count{i}), 1, 0};
-            std::uint32_t const id = mirrors.plant_amid(m, seed);
+            place const seed = place_of(first + page_count{i}, 1);
+            if (seed.pages != 0) {
+                regions.set_mirror(seed.first, mirrors.plant_amid(m, seed));
+            }
             m.writers.leave();
-            regions.set_mirror(seed.first, id);
         }
     }
     [[nodiscard]] static bool empty(machinery const& m, page_number page,
@@ -98,9 +103,10 @@ class healer {
         }
     }
 
-    void heal(machinery& m, mirror_store& mirrors, region_list const& regions) noexcept {
+    template <class PlaceOf>
+    void heal(machinery& m, mirror_store& mirrors, PlaceOf const& place_of) noexcept {
         bool const entered = m.writers.enter() == status::ok;
-        bool go_on = entered && m.writers.may_copy();
+        bool go_on = entered && m.writers.can_exclude(page_entry::broken(frame_id{0}));
         // Upwards: a mirror that has grown covers the pages behind.
         for (page_range const& run : due_) {
             for (page_number p = run.first; go_on && p < run.end();) {
@@ -109,14 +115,9 @@ class healer {
                     break;
                 }
                 p = broken.first;
-                std::size_t n = std::min(broken.count, run.end() - p).value();
-                if (region const* const r = regions.find(p)) {
-                    n = std::min(n, (r->pages.end() - p).value());
-                    go_on =
-                        heal_run(m, mirrors,
-                                 {p, m.address(p), n, r->noreserve ? MAP_NORESERVE : 0, r->mirror});
-                }
-                p += page_count{n};
+                place const there = place_of(p, std::min(broken.count, run.end() - p).value());
+                go_on = there.pages == 0 || heal_run(m, mirrors, there);
+                p += page_count{std::max<std::size_t>(there.pages, 1)};
             }
         }
         while (due_.size() != 0) {

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include <ksm/providers/linux/syscalls.hpp>
 #include <ksm/version.hpp>
 
 // Sanitizers intercept memcmp and memcpy: they would call the comparison a race, although the
@@ -81,25 +80,6 @@ KSM_DETAIL_LIVE inline void live_copy(std::byte* to, std::byte const* from,
 #else
     std::memcpy(to, from, bytes);
 #endif
-}
-
-/// A write to the page that changes nothing: copy-on-write breaks.
-inline void live_touch(std::byte* a) noexcept {
-    __atomic_fetch_or(reinterpret_cast<unsigned char*>(a), static_cast<unsigned char>(0),
-                      __ATOMIC_RELAXED);
-}
-
-/// Gives whole pages memory of their own, as a write to each would. False: the kernel has none.
-[[nodiscard]] inline bool write_fault(std::byte* at, std::size_t bytes) noexcept {
-    switch (advise(at, bytes, madv_populate_write)) {
-    case 0: return true;
-    case EINVAL: // before Linux 5.14
-        for (std::size_t i = 0, page = page_bytes(); i < bytes; i += page) {
-            live_touch(at + i);
-        }
-        return true;
-    default: return false;
-    }
 }
 
 } // namespace detail::os

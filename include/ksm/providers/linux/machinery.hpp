@@ -7,44 +7,41 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <ksm/providers/linux/change_tracker.hpp>
+#include <ksm/providers/linux/exclusion.hpp>
 #include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/frame_store.hpp>
 #include <ksm/providers/linux/live_memory.hpp>
 #include <ksm/providers/linux/mapping_budget.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/page_table.hpp>
-#include <ksm/providers/linux/regions.hpp>
-#include <ksm/providers/linux/write_window.hpp>
+#include <ksm/providers/linux/pagemap.hpp>
+#include <ksm/providers/linux/place.hpp>
+#include <ksm/providers/linux/reading.hpp>
+#include <ksm/providers/linux/userfault.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-/// More pages make a window long for the writers that wait; fewer make merging dear: opening and
-/// closing a window costs as much as merging ten pages of a run.
-inline constexpr std::size_t window_pages = 128;
-
-/// Pages of one region, at most `window_pages` where a window is opened on them.
-struct place {
-    page_number first;
-    std::byte* at;
-    std::size_t pages;
-    int map_flags; ///< What a mapping that replaces them needs besides MAP_PRIVATE.
-    std::uint32_t mirror = no_mirror;
-};
-
 struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
-          frames(page, options.arena_pages), table(frames.arena_shift()),
-          budget(options.mapping_share, options.max_mappings), writers(options, marker) {}
+          faults(options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
+          frames(page, options.arena_pages, marker), table(frames.arena_shift(), &frames.records()),
+          budget(options.mapping_share, options.max_mappings),
+          writers(options, marker, faults, entries,
+                  {reinterpret_cast<std::byte const*>(this), sizeof *this}),
+          tracker(faults, entries, options.track_changes && !writers.protects_regions(),
+                  page_shift),
+          reader(page, marker) {}
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {
-        return table.mappings() + frames.arenas();
+        return table.mappings() + frames.mappings();
     }
     [[nodiscard]] bool affordable(page_number first, std::size_t pages,
                                   page_entry entry) const noexcept {
@@ -59,6 +56,12 @@ struct machinery {
             return status::out_of_mappings;
         }
         return budget.worth(mappings(), cost, pages) ? status::ok : status::busy;
+    }
+
+    /// Anonymous memory has become part of a region. \returns Whether it is tracked.
+    bool made_anonymous(std::byte const* at, std::size_t bytes) noexcept {
+        writers.watch(at, bytes);
+        return tracker.enroll(at, bytes);
     }
 
     /// Pages could not be given another mapping; they are as they were.
@@ -83,26 +86,35 @@ struct machinery {
             return false;
         }
         void* const got =
-            ::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
+            sys::mmap(at, bytes, read_write, anonymous | map_fixed_noreplace | map_flags, -1, 0);
         if (got == MAP_FAILED) {
             return false; // partly mapped: the application unmapped the rest, not the kernel
         }
         if (got != at) { // before Linux 4.17 the address is a hint
-            ::munmap(got, bytes);
+            sys::munmap(got, bytes);
             return false;
         }
         live_copy(at, content, bytes);
         return true;
     }
 
+    static constexpr std::uint64_t wanted_of_userfault =
+        userfault::write_protect | userfault::protect_files | userfault::protect_absent |
+        userfault::track_writes | userfault::move_pages;
+
     std::size_t page;
     unsigned page_shift;
     fork_marker marker;
+    pagemap entries;
+    userfault faults;
     frame_store frames;
     page_table table;
     mapping_budget budget;
     exclusion writers;
+    change_tracker tracker;
+    memory_reader reader;
     std::uint32_t displacements = 0;
+    page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 
 } // namespace detail::os

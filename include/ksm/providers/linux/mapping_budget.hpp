@@ -18,16 +18,16 @@ namespace detail::os {
 
 /// Lines of /proc/self/maps; 0 if it cannot be read.
 [[nodiscard]] inline std::size_t count_mappings() noexcept {
-    int const fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    int const fd = sys::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return 0;
     }
     char text[4096];
     std::size_t lines = 0;
-    for (ssize_t n; (n = ::read(fd, text, sizeof text)) > 0;) {
+    for (ssize_t n; (n = sys::read(fd, text, sizeof text)) > 0;) {
         lines += static_cast<std::size_t>(std::count(text, text + n, '\n'));
     }
-    ::close(fd);
+    sys::close(fd);
     return lines;
 }
 

@@ -8,6 +8,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -17,62 +18,68 @@ namespace detail::os {
 struct replacement {
     int error = 0;
     bool repaired = false;
-    bool aborted = false;
+    bool sound = true;
 };
 
-/// Copies all pages into reserved frames and maps them there: all or none.
-[[nodiscard]] inline status promote_pages(machinery& m, place const& p, frame_id frame) noexcept {
+/// Copies pages into reserved frames and maps them there: as many as the window holds, or none.
+[[nodiscard]] inline progress promote_pages(machinery& m, place const& p, frame_id frame) noexcept {
     auto const entry = page_entry::merged(frame);
     if (!m.table.prepare(p.first, p.pages, entry)) {
-        return status::out_of_memory;
+        return {page_count{0}, status::out_of_memory};
     }
     if (status const s = m.affordable_merge(p.first, p.pages, entry); s != status::ok) {
-        return s;
+        return {page_count{0}, s};
     }
     replacement r;
+    std::size_t pages = 0;
     std::size_t copied = 0;
     int copy_error = 0;
+    status short_because = status::ok;
     {
-        write_window window{m.writers, p.at, p.pages * m.page, m.page};
+        write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
-            return window.why();
+            return {page_count{0}, window.why()};
         }
+        pages = window.pages();
+        short_because = window.why_short();
         // The kernel reads the pages; no page is read twice, so no content is seen twice.
-        copied = m.frames.write(frame, p.at, p.pages, copy_error);
-        r.aborted = window.aborted();
-        if (copied == p.pages && !r.aborted) {
-            r.error = m.frames.map(p.at, frame, p.pages, p.map_flags);
+        copied = m.frames.write(frame, window.content(), pages, copy_error);
+        r.sound = window.sound();
+        if (copied == pages && r.sound) {
+            r.error = m.frames.map(p.at, frame, pages, p.map_flags);
             r.repaired =
-                r.error == ENOMEM && m.repair(p.at, p.pages, m.frames.view(frame), p.map_flags);
+                r.error == ENOMEM && m.repair(p.at, pages, m.frames.view(frame), p.map_flags);
+            window.replaced(r.error == 0 || r.repaired ? pages : 0);
         }
     }
-    if (r.aborted) {
-        return status::busy;
+    if (!r.sound) {
+        return {page_count{0}, status::busy};
     }
-    if (copied != p.pages) {
+    if (copied != pages) {
         switch (copy_error) {
-        case EFAULT: return status::gone;
+        case EFAULT: return {page_count{0}, status::gone};
         case EFBIG: // RLIMIT_FSIZE has been lowered: the next arena is smaller
         case EPERM: // somebody sealed it
             m.frames.retire(frame);
-            return status::out_of_frames;
+            return {page_count{0}, status::out_of_frames};
         case 0: // short
         case ENOSPC:
         case ENOMEM:
         case EDQUOT:
-        case EINTR: return status::out_of_frames;
-        default: return m.refused("pwrite", copy_error, false);
+        case EINTR: return {page_count{0}, status::out_of_frames};
+        default: return {page_count{0}, m.refused("pwrite", copy_error, false)};
         }
     }
     if (r.repaired) {
-        m.table.set(p.first, p.pages, page_entry::home());
+        m.table.set(p.first, pages, page_entry::home());
     }
     if (r.error != 0) {
-        return m.refused("mmap", r.error, false);
+        return {page_count{0}, m.refused("mmap", r.error, false)};
     }
-    m.frames.commit(frame, p.pages);
-    m.table.set(p.first, p.pages, entry);
-    return status::ok;
+    m.tracker.expect_copies();
+    m.frames.commit(frame, pages);
+    m.table.set(p.first, pages, entry);
+    return {page_count{pages}, pages == p.pages ? status::ok : short_because};
 }
 
 /// Maps the pages before the first difference to the frames. \requires The frames are of one arena.
@@ -89,26 +96,27 @@ struct replacement {
     std::byte const* const content = m.frames.view(frame);
     replacement r;
     std::size_t equal = 0;
+    int unread = 0;
+    status why = status::changed;
     {
-        write_window window{m.writers, p.at, p.pages * m.page, m.page};
+        write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (equal < p.pages &&
-               live_equal(p.at + equal * m.page, content + equal * m.page, m.page)) {
-            ++equal;
-        }
+        equal = m.reader.equal(window.content(), content, window.pages(),
+                               p.in_place || window.vacated(), unread);
+        why = equal == window.pages() ? window.why_short() : m.reader.unequal(unread);
         if (equal != 0) {
             price = m.affordable_merge(p.first, equal, entry);
         }
-        // The last look before the replacement: see segv_handler.
-        r.aborted = window.aborted();
-        if (equal != 0 && price == status::ok && !r.aborted) {
+        r.sound = window.sound();
+        if (equal != 0 && price == status::ok && r.sound) {
             r.error = m.frames.map(p.at, frame, equal, p.map_flags);
             r.repaired = r.error == ENOMEM && m.repair(p.at, equal, content, p.map_flags);
+            window.replaced(r.error == 0 || r.repaired ? equal : 0);
         }
     }
-    if (r.aborted) {
+    if (!r.sound) {
         return {page_count{0}, status::busy};
     }
     if (price != status::ok) {
@@ -121,50 +129,53 @@ struct replacement {
         return {page_count{0}, m.refused("mmap", r.error, false)};
     }
     if (equal != 0) {
+        m.tracker.expect_copies();
         m.table.set(p.first, equal, entry);
     }
-    return {page_count{equal}, equal == p.pages ? status::ok : status::changed};
+    return {page_count{equal}, equal == p.pages ? status::ok : why};
 }
 
-/// Gives the pages before the first that is not zero back to the kernel. \requires All of them, or
-/// none, are anonymous memory of the application.
+/// Gives the pages before the first that is not zero back to the kernel. \requires All of them are
+/// displaced, or none.
 [[nodiscard]] inline progress zero_pages(machinery& m, place const& p) noexcept {
-    backing const kind = m.table.at(p.first).kind();
     // MADV_DONTNEED would show the frame that a page maps, not zero. A displaced page could do
     // with it, but a new mapping joins the neighbours.
-    bool const by_advice = kind == backing::home || kind == backing::zero;
+    bool const by_advice = p.anonymous && m.table.at(p.first).kind() != backing::displaced;
     if (!m.table.prepare(p.first, p.pages, page_entry::zero())) {
         return {page_count{0}, status::out_of_memory};
     }
     replacement r;
     std::size_t zeros = 0;
+    int unread = 0;
     bool affordable = true;
+    status why = status::changed;
     {
-        write_window window{m.writers, p.at, p.pages * m.page, m.page};
+        write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        while (zeros < p.pages && live_zero(p.at + zeros * m.page, m.page)) {
-            ++zeros;
-        }
+        zeros =
+            m.reader.zero(window.content(), window.pages(), p.in_place || window.vacated(), unread);
+        why = zeros == window.pages() ? window.why_short() : m.reader.unequal(unread);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
-        r.aborted = window.aborted();
-        if (zeros != 0 && !r.aborted) {
-            if (by_advice) {
-                r.error = advise(p.at, zeros * m.page, MADV_DONTNEED);
-            } else {
-                if (affordable) {
-                    r.error = map_at(p.at, zeros * m.page, read_write, anonymous | p.map_flags);
-                    // Anonymous memory is zero: there is no content to put back.
-                    if (r.error == ENOMEM && has_hole(p.at, zeros * m.page, m.page)) {
-                        r.error = map_at(p.at, zeros * m.page, read_write,
-                                         anonymous | map_fixed_noreplace | p.map_flags);
-                    }
+        r.sound = window.sound();
+        if (zeros != 0 && affordable && r.sound) {
+            if (!by_advice) {
+                r.error = map_at(p.at, zeros * m.page, read_write, anonymous | p.map_flags);
+                // Anonymous memory is zero: there is no content to put back.
+                if (r.error == ENOMEM && has_hole(p.at, zeros * m.page, m.page)) {
+                    r.error = map_at(p.at, zeros * m.page, read_write,
+                                     anonymous | map_fixed_noreplace | p.map_flags);
                 }
+                window.replaced(r.error == 0 ? zeros : 0);
+            } else if (window.vacated()) {
+                window.emptied(zeros);
+            } else {
+                r.error = advise(p.at, zeros * m.page, MADV_DONTNEED);
             }
         }
     }
-    if (r.aborted) {
+    if (!r.sound) {
         return {page_count{0}, status::busy};
     }
     if (!affordable) {
@@ -182,8 +193,11 @@ struct replacement {
     }
     if (zeros != 0) {
         m.table.set(p.first, zeros, page_entry::zero());
+        if (!by_advice) {
+            m.made_anonymous(p.at, zeros * m.page);
+        }
     }
-    return {page_count{zeros}, zeros == p.pages ? status::ok : status::changed};
+    return {page_count{zeros}, zeros == p.pages ? status::ok : why};
 }
 
 } // namespace detail::os

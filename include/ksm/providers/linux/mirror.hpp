@@ -11,49 +11,18 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/providers/linux/regions.hpp>
+#include <ksm/providers/linux/scratch_memory.hpp>
 #include <ksm/providers/linux/vm_flags.hpp>
+#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
-
-/// Where copies are prepared that fit nowhere: pages between guards.
-class scratch_memory {
-  public:
-    scratch_memory() = default;
-    ~scratch_memory() {
-        if (guard_ != nullptr) {
-            ::munmap(guard_, bytes_);
-        }
-    }
-    scratch_memory(scratch_memory const&) = delete;
-    scratch_memory& operator=(scratch_memory const&) = delete;
-
-    /// `window_pages` pages; null: no memory.
-    [[nodiscard]] std::byte* get(std::size_t page) noexcept {
-        if (guard_ == nullptr) {
-            std::size_t const bytes = (window_pages + 2) * page;
-            void* const g = ::mmap(nullptr, bytes, PROT_NONE, anonymous, -1, 0);
-            if (g == MAP_FAILED) {
-                return nullptr;
-            }
-            if (protect(static_cast<std::byte*>(g) + page, window_pages * page, read_write) != 0) {
-                ::munmap(g, bytes);
-                return nullptr;
-            }
-            guard_ = g;
-            bytes_ = bytes;
-        }
-        return static_cast<std::byte*>(guard_) + page;
-    }
-
-  private:
-    void* guard_ = nullptr;
-    std::size_t bytes_ = 0;
-};
 
 /// The mirrors of the regions. At rest a mirror is a mapping of two pages without memory behind
 /// them. It grows for as long as copies are made for one stretch of pages, so that neither commit
@@ -65,28 +34,31 @@ class mirror_store {
         rest();
         for (mirror& m : mirrors_) {
             if (m.seed != nullptr) {
-                ::munmap(m.seed, 2 * page_);
+                sys::munmap(m.seed, 2 * page_);
             }
         }
     }
     mirror_store(mirror_store const&) = delete;
     mirror_store& operator=(mirror_store const&) = delete;
 
+    /// The pieces that `divide` makes of a region, at most.
+    static constexpr std::size_t most_pieces = 17;
+
     [[nodiscard]] std::size_t bytes() const noexcept { return mirrors_.bytes(); }
 
     /// Takes the page `below` away and makes a mirror of it; `no_mirror` if that cannot be done:
-    /// the page is gone nevertheless. \requires Its mapping is like that of the page before
-    /// `first`: the same offset and, because a page was written there, the same anon_vma. It is
-    /// nobody else's.
+    /// the page is gone nevertheless. \requires Its mapping is the one of the pages behind it,
+    /// from `first` on. It is nobody else's.
     [[nodiscard]] std::uint32_t plant(std::byte* below, page_number first) noexcept;
 
-    /// The same for memory that is there already: a page mapped below the kernel's mapping `m` is a
-    /// part of it if nothing else is there.
-    [[nodiscard]] std::uint32_t plant_below(extent const& m, bool noreserve) noexcept;
+    /// The same for memory that is there already, which is divided into a region for each of the
+    /// kernel's mappings, because a mirror is of one. \returns Their number.
+    [[nodiscard]] std::size_t divide(region const& whole,
+                                     std::span<region, most_pieces> out) noexcept;
 
     /// The same for a zero page amid a region: it stays where it is, zero as before, and the mirror
-    /// covers the pages behind it. One window. \requires The provider has entered; the page is
-    /// anonymous memory of the application.
+    /// covers the pages behind it. One window, in which the page must not be away. \requires The
+    /// provider has entered; the page is anonymous memory of the application.
     [[nodiscard]] std::uint32_t plant_amid(machinery& m, place const& p) noexcept;
 
     /// Memory for copies of pages, which fits in their place; null if there is none. Valid until
@@ -99,7 +71,7 @@ class mirror_store {
     /// The mirrors take no more memory or addresses than they must.
     void rest() noexcept {
         if (piece_.bytes != 0) {
-            ::munmap(piece_.unmap, piece_.bytes);
+            sys::munmap(piece_.unmap, piece_.bytes);
             piece_ = {};
         }
     }
@@ -110,13 +82,19 @@ class mirror_store {
         rest();
         for (std::uint32_t id = 0; id < mirrors_.size(); ++id) {
             if (mirrors_[id].seed != nullptr && !used(id)) {
-                ::munmap(mirrors_[id].seed, 2 * page_);
+                sys::munmap(mirrors_[id].seed, 2 * page_);
                 mirrors_[id].seed = nullptr;
             }
         }
     }
 
   private:
+    /// A page mapped below the kernel's mapping `m` is a part of it if nothing else is there.
+    [[nodiscard]] std::uint32_t plant_below(extent const& m, bool noreserve) noexcept;
+    /// \requires The mapping is like that of the page before `first`: the same offset, the same
+    /// anon_vma.
+    [[nodiscard]] std::uint32_t grow(std::byte* below, page_number first) noexcept;
+
     // Shorter than a huge page of x86_64 or arm64 with pages of 4 KiB, so that no huge page is
     // allocated here, of which the pages that are not moved away would be lost for a while.
     static constexpr std::size_t piece_pages = 384;
@@ -143,14 +121,23 @@ class mirror_store {
 };
 
 inline std::uint32_t mirror_store::plant(std::byte* below, page_number first) noexcept {
+    // The first page to be written gives the mapping its anon_vma.
+    if (!write_fault(below, page_, page_)) {
+        sys::munmap(below, page_);
+        return no_mirror;
+    }
+    return grow(below, first);
+}
+
+inline std::uint32_t mirror_store::grow(std::byte* below, page_number first) noexcept {
     if (!mirrors_.reserve(mirrors_.size() + 1)) {
-        ::munmap(below, page_);
+        sys::munmap(below, page_);
         return no_mirror;
     }
     // Where the region lies behind it, it moves.
-    void* const got = ::mremap(below, page_, 2 * page_, MREMAP_MAYMOVE);
+    void* const got = sys::mremap(below, page_, 2 * page_, MREMAP_MAYMOVE);
     if (got == MAP_FAILED) {
-        ::munmap(below, page_);
+        sys::munmap(below, page_);
         return no_mirror;
     }
     auto* const seed = static_cast<std::byte*>(got);
@@ -172,28 +159,48 @@ inline std::uint32_t mirror_store::plant_below(extent const& m, bool noreserve) 
     // Above would not do: a mirror covers the pages behind its seed.
     auto* const below = reinterpret_cast<std::byte*>(m.begin - page_);
     void* const got =
-        ::mmap(below, page_, read_write,
-               anonymous | map_fixed_noreplace | (noreserve ? MAP_NORESERVE : 0), -1, 0);
+        sys::mmap(below, page_, read_write,
+                  anonymous | map_fixed_noreplace | (noreserve ? MAP_NORESERVE : 0), -1, 0);
     if (got == MAP_FAILED) {
         return no_mirror;
     }
-    bool const joined = got == below && mapping_at(m.begin).begin < m.begin;
-    if (!joined || !write_fault(below, page_)) {
-        ::munmap(got, page_);
+    if (got != below || mapping_at(m.begin).begin >= m.begin) {
+        sys::munmap(got, page_);
         return no_mirror;
     }
     return plant(below, page_number{m.begin / page_});
 }
 
+inline std::size_t mirror_store::divide(region const& whole,
+                                        std::span<region, most_pieces> out) noexcept {
+    std::size_t n = 0;
+    for (page_number from = whole.pages.first; from < whole.pages.end(); ++n) {
+        region& piece = out[n];
+        piece = whole;
+        piece.pages = {from, whole.pages.end() - from};
+        // Each look at the mappings costs as much as there are: the last piece goes without.
+        extent const m = n + 1 < most_pieces ? mapping_at(from.value() * page_) : extent{};
+        page_number const end{m.end / page_};
+        if (from < end && end < whole.pages.end()) {
+            piece.pages.count = end - from;
+        }
+        piece.mirror = m.end == 0 ? never_mirror : plant_below(m, whole.noreserve);
+        from = piece.pages.end();
+    }
+    return n;
+}
+
 inline std::uint32_t mirror_store::plant_amid(machinery& m, place const& p) noexcept {
     void* got = MAP_FAILED;
     {
-        write_window window{m.writers, p.at, page_, page_};
-        if (window.why() == status::ok && live_zero(p.at, page_) && !window.aborted() &&
+        write_window window{m.writers, p, page_};
+        int unread = 0;
+        if (window.why() == status::ok && !window.vacated() &&
+            m.reader.zero(p.at, 1, p.in_place, unread) == 1 && window.sound() &&
             advise(p.at, page_, MADV_DONTNEED) == 0) {
             // Moves nothing, for there is nothing: it makes a mapping like that of the page. With
             // MREMAP_DONTUNMAP the kernel always reads the fifth argument: where we want it.
-            got = ::mremap(p.at, page_, page_, MREMAP_MAYMOVE | mremap_dontunmap, nullptr);
+            got = sys::mremap(p.at, page_, page_, MREMAP_MAYMOVE | mremap_dontunmap, nullptr);
         }
     }
     if (got == MAP_FAILED) {
@@ -201,10 +208,10 @@ inline std::uint32_t mirror_store::plant_amid(machinery& m, place const& p) noex
     }
     // It was made in a window, in which the pages may be read-only.
     if (protect(got, page_, read_write) != 0) {
-        ::munmap(got, page_);
+        sys::munmap(got, page_);
         return no_mirror;
     }
-    return plant(static_cast<std::byte*>(got), p.first + page_count{1});
+    return grow(static_cast<std::byte*>(got), p.first + page_count{1});
 }
 
 inline std::byte* mirror_store::get(std::uint32_t id, page_number first,
@@ -221,14 +228,14 @@ inline std::byte* mirror_store::get(std::uint32_t id, page_number first,
     // Page k of the region lies k + 1 pages behind the beginning of the seed.
     std::size_t const skipped = (first - m.first).value();
     std::size_t const all = skipped + 1 + std::max(pages, piece_pages);
-    void* const got = ::mremap(m.seed, 2 * page_, all * page_, MREMAP_MAYMOVE);
+    void* const got = sys::mremap(m.seed, 2 * page_, all * page_, MREMAP_MAYMOVE);
     if (got == MAP_FAILED) { // no address space, no commit charge, no mapping
         return nullptr;
     }
     m.seed = static_cast<std::byte*>(got);
     std::size_t const kept = std::max<std::size_t>(skipped + 1, 2);
-    if (kept > 2 && ::munmap(m.seed + 2 * page_, (kept - 2) * page_) != 0) {
-        ::munmap(m.seed + 2 * page_, (all - 2) * page_);
+    if (kept > 2 && sys::munmap(m.seed + 2 * page_, (kept - 2) * page_) != 0) {
+        sys::munmap(m.seed + 2 * page_, (all - 2) * page_);
         return nullptr;
     }
     piece_.id = id;

@@ -13,16 +13,32 @@ KSM_NAMESPACE_BEGIN
 
 /// How writers are kept out of a page between its comparison and its replacement.
 enum class write_exclusion : std::uint8_t {
-    automatic, ///< `mprotect` if its promises are given, else `quiescent` if that is safe, else
-               ///< off.
-    quiescent, ///< A promise, freeze and thaw hooks, or a process with exactly one thread.
-    mprotect,  ///< Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
-    off,       ///< Nothing is merged; surveys, views and unmerging work.
+    /// The first of the following that can be had with the promises given.
+    automatic,
+    /// Pages are moved away (userfaultfd, Linux 6.8); all accesses wait, pinned pages are left.
+    move,
+    /// Write-protected pages (userfaultfd, Linux 5.19); all writers wait. Needs `no_pinned_io`.
+    wp,
+    /// Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
+    mprotect,
+    /// A promise, freeze and thaw hooks, or a process with exactly one thread.
+    quiescent,
+    /// Nothing is merged; surveys, views and unmerging work.
+    off,
+};
+
+/// What `automatic` may choose from.
+struct write_exclusions {
+    bool move = true;
+    bool wp = true;
+    bool mprotect = true;
+    bool quiescent = true;
 };
 
 /// \requires Promises that are true: each is trusted with the application's data.
 struct linux_options {
     write_exclusion strategy = write_exclusion::automatic;
+    write_exclusions allow;
 
     /// Promise: while the provider merges or unmerges, no system call of another thread writes
     /// into a region (read, recv, ...: they would fail with EFAULT, and a datagram would be lost),
@@ -33,6 +49,9 @@ struct linux_options {
     /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
     /// provider or of an engine that uses it.
     bool quiescent = false;
+    /// Promise: no region is unmapped, remapped or protected, not even by mistake. Then regions are
+    /// read in place and not checked before they are changed.
+    bool stable_mappings = false;
 
     /// Stops every writer; answers false if it cannot now (the call then answers `busy`). It runs
     /// once in a public call, outside of every write window.
@@ -40,6 +59,11 @@ struct linux_options {
     /// Undoes `freeze`, also one that answered false.
     void (*thaw)(void* context) noexcept = nullptr;
     void* freeze_context = nullptr;
+
+    /// Lets surveys tell which pages were written, where the kernel can (Linux 6.7; not with `wp`):
+    /// what did not change then costs nothing, and the first write to a page after a survey about
+    /// a microsecond. Otherwise the contents of all pages are compared.
+    bool track_changes = true;
 
     /// Share of the mappings that the application does not use (vm.max_map_count) that merging may
     /// take. Whatever it says, 8192 are left.
@@ -52,10 +76,14 @@ struct linux_options {
 
 /// What the provider can do at this moment.
 struct linux_capabilities {
-    /// In force now: quiescent, mprotect, or off.
+    /// In force now.
     write_exclusion strategy = write_exclusion::off;
     /// One sentence: why this strategy, or what to promise in order to have one.
     char const* reason = "";
+    /// Surveys of kind `changes` are answered.
+    bool tracks_changes = false;
+    /// Userfaultfd works for faults in user mode only: `move` and `wp` need `no_syscall_io`.
+    bool user_mode_only = false;
     /// The call that made the provider fall back; empty if none did.
     os_error refusal;
     /// vm.max_map_count.
@@ -69,12 +97,17 @@ struct linux_usage {
     std::size_t mappings_used = 0;  ///< Mappings that exist because of merging.
     std::size_t mapping_budget = 0; ///< Their limit.
     std::size_t pages_healed = 0;   ///< Written pages that have been given their mapping back.
-    std::size_t frames_live = 0;    ///< Stable frames that are not released.
-    std::size_t frames_dead = 0;    ///< Released; their memory is kept in this version.
-    std::size_t frame_bytes = 0;    ///< Memory of both.
+    std::size_t frames_live = 0;    ///< Stable frames that are not released, or that pages map.
+    std::size_t frames_dead = 0;    ///< Nobody here needs them, but perhaps a forked child does.
+    std::size_t frames_punched = 0; ///< Given back: places for frames to come.
+    std::size_t frame_bytes = 0;    ///< Memory of the live and the dead.
     std::size_t metadata_bytes = 0; ///< Own memory, frames not counted.
     std::size_t regions = 0;
     std::size_t region_pages = 0;
+    /// Ranges, and their pages, that the application unmapped, replaced or protected while they
+    /// were regions. They are regions no more.
+    std::size_t ranges_lost = 0;
+    std::size_t pages_lost = 0;
 };
 
 KSM_NAMESPACE_END

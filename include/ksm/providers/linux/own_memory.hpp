@@ -19,7 +19,7 @@ namespace detail::os {
 
 /// Zeroed; null when there is none.
 [[nodiscard]] inline void* own_map(std::size_t bytes) noexcept {
-    void* const p = ::mmap(nullptr, bytes, read_write, anonymous, -1, 0);
+    void* const p = sys::mmap(nullptr, bytes, read_write, anonymous, -1, 0);
     return p == MAP_FAILED ? nullptr : p;
 }
 
@@ -32,7 +32,7 @@ class own_array {
     own_array() = default;
     ~own_array() {
         if (data_ != nullptr) {
-            ::munmap(data_, bytes());
+            sys::munmap(data_, bytes());
         }
     }
     own_array(own_array const&) = delete;
@@ -56,8 +56,8 @@ class own_array {
         std::size_t const wanted = sizeof(T) * (n > 2 * capacity_ ? n : 2 * capacity_);
         std::size_t const size = (wanted + page - 1) / page * page;
         void* const p = data_ == nullptr ? own_map(size)
-                                         : ::mremap(data_, (bytes() + page - 1) / page * page, size,
-                                                    MREMAP_MAYMOVE);
+                                         : sys::mremap(data_, (bytes() + page - 1) / page * page,
+                                                       size, MREMAP_MAYMOVE);
         if (p == nullptr || p == MAP_FAILED) {
             return false;
         }
@@ -110,7 +110,7 @@ class block_pool {
 
     ~block_pool() {
         for (std::byte* m : mappings_) {
-            ::munmap(m, blocks_of_a_mapping * block_);
+            sys::munmap(m, blocks_of_a_mapping * block_);
         }
     }
     block_pool(block_pool const&) = delete;

@@ -10,6 +10,7 @@
 
 #include <ksm/config.hpp>
 #include <ksm/providers/linux/entry_row.hpp>
+#include <ksm/providers/linux/frame_records.hpp>
 #include <ksm/providers/linux/own_memory.hpp>
 #include <ksm/providers/linux/page_entry.hpp>
 #include <ksm/types.hpp>
@@ -22,7 +23,9 @@ class page_table {
   public:
     static constexpr std::size_t row_pages = entry_row::pages;
 
-    explicit page_table(unsigned arena_shift) noexcept : arena_shift_(arena_shift) {}
+    /// The records, if there are any, learn of every change.
+    explicit page_table(unsigned arena_shift, frame_records* records = nullptr) noexcept
+        : arena_shift_(arena_shift), records_(records) {}
 
     [[nodiscard]] page_entry at(page_number page) const noexcept {
         chunk const* const c = find(page.value() / row_pages);
@@ -77,7 +80,7 @@ class page_table {
     }
 
     /// Page `first + i` becomes `entry.advanced(i)`. \requires That was prepared; or the pages
-    /// become home, or broken where they are merged, or merged again where they are broken.
+    /// become home, or broken where they are merged.
     void set(page_number first, std::size_t pages, page_entry entry) noexcept {
         std::size_t const before = borders(first, pages);
         for (std::size_t i = 0; i < pages;) {
@@ -86,7 +89,11 @@ class page_table {
             std::size_t const n = std::min(pages - i, row_pages - slot);
             if (chunk* const c = find(page / row_pages)) {
                 for (std::size_t j = 0; j < n; ++j) {
-                    c->row.set(slot + j, entry.advanced(i + j));
+                    page_entry const now = entry.advanced(i + j);
+                    if (records_ != nullptr) {
+                        records_->moved(c->row[slot + j], now);
+                    }
+                    c->row.set(slot + j, now);
                 }
             } else {
                 KSM_ASSERT(entry.is_home(), "prepare first");
@@ -193,6 +200,7 @@ class page_table {
     }
 
     unsigned arena_shift_;
+    frame_records* records_;
     row_memory memory_;
     own_array<chunk> chunks_;
     std::size_t last_ = 0;

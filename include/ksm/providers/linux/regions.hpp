@@ -21,7 +21,10 @@ inline constexpr std::uint32_t never_mirror = no_mirror - 1;
 
 struct region {
     page_range pages;
-    bool noreserve; ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    bool noreserve =
+        false;             ///< MAP_NORESERVE: mappings that replace a page of it must have it, too.
+    bool in_place = false; ///< Read in place: it is certain to be mapped.
+    bool tracked = false;  ///< Changes of its anonymous memory are tracked.
     std::uint32_t mirror = no_mirror; ///< See mirror.hpp. Pieces of a region share it.
 };
 
@@ -30,6 +33,9 @@ class region_list {
     [[nodiscard]] std::size_t size() const noexcept { return list_.size(); }
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     [[nodiscard]] std::size_t bytes() const noexcept { return list_.bytes(); }
+
+    [[nodiscard]] region const* begin() const noexcept { return list_.begin(); }
+    [[nodiscard]] region const* end() const noexcept { return list_.end(); }
 
     /// The region that holds the page, or null.
     [[nodiscard]] region const* find(page_number page) const noexcept {
@@ -86,10 +92,13 @@ class region_list {
         return true;
     }
 
-    /// Makes it certain that a range can be cut out, which may leave two pieces of a region.
-    [[nodiscard]] bool prepare_cut() noexcept { return list_.reserve(list_.size() + 1); }
+    /// Makes it certain that so many more regions can be added, or, with one, that a range can be
+    /// cut out, which may leave two pieces of a region.
+    [[nodiscard]] bool prepare(std::size_t more) noexcept {
+        return list_.reserve(list_.size() + more);
+    }
 
-    /// \requires `covers(range)`, `prepare_cut()`.
+    /// \requires `prepare(1)`, unless the range reaches the end of the region it begins in.
     void cut(page_range range) noexcept {
         while (region const* const r = at_or_after(range.first)) {
             if (r->pages.first >= range.end()) {
@@ -98,18 +107,19 @@ class region_list {
             auto const i = static_cast<std::size_t>(r - list_.begin());
             region const whole = *r;
             list_.erase(i);
+            pages_ -= whole.pages.count.value();
+            region rest = whole;
             if (range.end() < whole.pages.end()) {
-                list_.insert(i, {{range.end(), whole.pages.end() - range.end()},
-                                 whole.noreserve,
-                                 whole.mirror});
+                rest.pages = {range.end(), whole.pages.end() - range.end()};
+                list_.insert(i, rest);
+                pages_ += rest.pages.count.value();
             }
             if (whole.pages.first < range.first) {
-                list_.insert(i, {{whole.pages.first, range.first - whole.pages.first},
-                                 whole.noreserve,
-                                 whole.mirror});
+                rest.pages = {whole.pages.first, range.first - whole.pages.first};
+                list_.insert(i, rest);
+                pages_ += rest.pages.count.value();
             }
         }
-        pages_ -= range.count.value();
     }
 
   private:

@@ -11,13 +11,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <new>
 
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 
-#include <ksm/providers/linux/own_memory.hpp>
+#include <ksm/providers/linux/fork_gate.hpp>
 #include <ksm/providers/linux/syscalls.hpp>
 #include <ksm/version.hpp>
 
@@ -54,14 +52,14 @@ class segv_handler {
     /// False when the application has put another handler on top: it need not call ours.
     [[nodiscard]] static bool in_place() noexcept {
         struct sigaction now;
-        return ::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+        return sys::sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
                now.sa_sigaction == &segv_handler::on_fault;
     }
 
     /// A window for a provider, or null: all are in use.
     [[nodiscard]] fault_window* take() noexcept {
-        if (in_child()) { // of a raw clone: it ran no handler of pthread_atfork
-            renew();
+        if (fork_gate::instance().inherited()) {
+            fork_gate::instance().take_over();
         }
         for (fault_window& w : windows_) {
             if (!w.taken.exchange(true)) {
@@ -85,7 +83,7 @@ class segv_handler {
 
     /// Makes the pages read-only; 0 or errno, and then no window is open.
     [[nodiscard]] int open(fault_window& w, std::byte* at, std::size_t bytes) noexcept {
-        enter_gate();
+        fork_gate::instance().enter();
         auto const begin = reinterpret_cast<std::uintptr_t>(at);
         w.begin.store(begin);
         w.end.store(begin + bytes);
@@ -123,7 +121,7 @@ class segv_handler {
         if (w.waiting.load() != 0) {
             futex_wake_all(futex_word(w));
         }
-        leave_gate();
+        fork_gate::instance().leave();
         return e;
     }
 
@@ -133,84 +131,31 @@ class segv_handler {
         return reinterpret_cast<std::uint32_t const*>(&w.generation);
     }
 
-    // A child forked while a window is open would inherit read-only pages: fork() waits until
-    // windows are closed and keeps them closed. For a raw clone the handler has a rule instead.
-    void enter_gate() noexcept {
-        for (;;) {
-            open_windows_.fetch_add(1);
-            if (forks_.load() == 0) {
-                return;
-            }
-            open_windows_.fetch_sub(1);
-            ::sched_yield();
-        }
-    }
-    void leave_gate() noexcept { open_windows_.fetch_sub(1); }
-    static void before_fork() noexcept {
-        instance_.forks_.fetch_add(1);
-        while (instance_.open_windows_.load() != 0) {
-            if (instance_.in_child()) {
-                instance_.open_inherited();
-                return;
-            }
-            ::sched_yield();
-        }
-    }
-    static void after_fork() noexcept { instance_.forks_.fetch_sub(1); }
-    // Other threads of the parent may have been between two steps of `enter_gate` or `install`.
-    static void after_fork_in_child() noexcept { instance_.renew(); }
-    /// In a child, before it has threads: the windows become its own.
-    void renew() noexcept {
-        open_inherited();
-        forks_.store(0);
-        installing_.store(false);
-        for (fault_window& w : windows_) {
-            w.waiting.store(0);
-            w.taken.store(false);
-        }
-        if (std::atomic<std::uint32_t>* const word = alive_.load(); word != nullptr) {
-            word->store(1);
-        }
-    }
-
-    /// The child of a raw clone that has no windows of its own yet.
-    [[nodiscard]] bool in_child() const noexcept {
-        std::atomic<std::uint32_t> const* const word = alive_.load();
-        return word != nullptr && word->load() == 0;
-    }
-    /// In a child of a raw clone: nobody else will open its copies of the parent's windows.
-    void open_inherited() noexcept {
-        for (fault_window& w : windows_) {
+    /// In a child: nobody else will open its copies of the parent's windows.
+    static void open_inherited() noexcept {
+        for (fault_window& w : instance_.windows_) {
             std::uint32_t g = w.generation.load();
             if (g % 2 != 0 && w.generation.compare_exchange_strong(g, g + 1)) {
                 static_cast<void>(protect(reinterpret_cast<std::byte*>(w.begin.load()),
                                           w.end.load() - w.begin.load(), read_write));
+                futex_wake_all(futex_word(w));
             }
+            w.waiting.store(0);
+            w.taken.store(false);
         }
-        open_windows_.store(0);
+        instance_.installing_.store(false);
     }
 
     os_error do_install() noexcept {
         struct sigaction now;
-        if (::sigaction(SIGSEGV, nullptr, &now) != 0) {
+        if (sys::sigaction(SIGSEGV, nullptr, &now) != 0) {
             return {"sigaction", errno};
         }
         if (previous_.load() == nullptr) {
-            if (alive_.load() == nullptr) {
-                void* const page = own_map(page_bytes());
-                if (page == nullptr) {
-                    return {"mmap", ENOMEM};
-                }
-                if (int const e = advise(page, page_bytes(), MADV_WIPEONFORK); e != 0) {
-                    ::munmap(page, page_bytes());
-                    return {"madvise(MADV_WIPEONFORK)", e};
-                }
-                alive_.store(::new (page) std::atomic<std::uint32_t>{1});
+            if (os_error const e = fork_gate::instance().install()) {
+                return e;
             }
-            if (int const e = ::pthread_atfork(before_fork, after_fork, after_fork_in_child);
-                e != 0) {
-                return {"pthread_atfork", e};
-            }
+            fork_gate::instance().on_take_over(open_inherited);
             // The old action is known before ours can run.
             first_ = now;
             previous_.store(&first_);
@@ -228,8 +173,8 @@ class segv_handler {
         // too.
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         ::sigemptyset(&ours.sa_mask);
-        return ::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
-                                                         : os_error{};
+        return sys::sigaction(SIGSEGV, &ours, nullptr) != 0 ? os_error{"sigaction", errno}
+                                                            : os_error{};
     }
     [[nodiscard]] static bool is_default(struct sigaction const& a) noexcept {
         return (a.sa_flags & SA_SIGINFO) == 0 && a.sa_handler == SIG_DFL;
@@ -279,8 +224,8 @@ class segv_handler {
     void settle_in(fault_window& w, std::uint32_t g) noexcept {
         auto* const at = reinterpret_cast<std::byte*>(w.begin.load());
         std::size_t const bytes = w.end.load() - w.begin.load();
-        if (in_child()) {
-            open_inherited();
+        if (fork_gate::instance().inherited()) {
+            fork_gate::instance().take_over();
         } else if (w.owner.load() == thread_id()) {
             static_cast<void>(protect(at, bytes, read_write));
             w.aborted.store(true);
@@ -348,11 +293,7 @@ class segv_handler {
     std::atomic<std::uintptr_t> watched_begin_{std::numeric_limits<std::uintptr_t>::max()};
     std::atomic<std::uintptr_t> watched_end_{0};
     std::array<std::atomic<std::uint64_t>, 64> strikes_{};
-    std::atomic<std::uint32_t> open_windows_{0};
-    std::atomic<std::uint32_t> forks_{0};
     std::atomic<bool> installing_{false};
-    /// A page that a fork wipes. It outlives every provider: a thread may be late in a window.
-    std::atomic<std::atomic<std::uint32_t>*> alive_{nullptr};
     struct sigaction first_ {};   ///< What was there before us.
     struct sigaction default_ {}; ///< SIG_DFL is zero.
     std::atomic<struct sigaction const*> previous_{nullptr};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// The system calls of the provider: thin, errno as the result, no allocation. What each errno
-// means to a caller of the provider is decided here.
+// What the provider asks of the kernel: errno as the result, no allocation. What each errno means
+// to a caller of the provider is decided here.
 #ifndef KSM_PROVIDERS_LINUX_SYSCALLS_HPP
 #define KSM_PROVIDERS_LINUX_SYSCALLS_HPP
 
@@ -10,16 +10,12 @@
 #include <cstdint>
 #include <limits>
 
-#include <fcntl.h>
 #include <linux/futex.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/os_error.hpp>
+#include <ksm/providers/linux/sys.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -37,18 +33,46 @@ inline constexpr int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 /// 0 or errno.
 [[nodiscard]] inline int map_at(void* at, std::size_t bytes, int protection, int flags,
                                 int file = -1, std::uint64_t offset = 0) noexcept {
-    void* const got =
-        ::mmap(at, bytes, protection, flags | MAP_FIXED, file, static_cast<off_t>(offset));
+    void* const got = sys::mmap(at, bytes, protection, flags | MAP_FIXED, file, offset);
     return got == MAP_FAILED ? errno : 0;
 }
 [[nodiscard]] inline int protect(void* at, std::size_t bytes, int protection) noexcept {
-    return ::mprotect(at, bytes, protection) != 0 ? errno : 0;
+    return sys::mprotect(at, bytes, protection) != 0 ? errno : 0;
 }
 [[nodiscard]] inline int advise(void* at, std::size_t bytes, int advice) noexcept {
-    return ::madvise(at, bytes, advice) != 0 ? errno : 0;
+    return sys::madvise(at, bytes, advice) != 0 ? errno : 0;
 }
 
 [[nodiscard]] inline int thread_id() noexcept { return static_cast<int>(::syscall(SYS_gettid)); }
+
+[[nodiscard]] inline int create_memfd(char const* name) noexcept {
+    unsigned const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    int const fd = sys::memfd_create(name, flags | mfd_noexec_seal);
+    return fd < 0 && errno == EINVAL ? sys::memfd_create(name, flags) : fd;
+}
+
+/// A write that changes nothing, by the kernel: copy-on-write breaks, and a page that is not there
+/// or not writable is an errno instead of a signal.
+[[nodiscard]] inline int touch(std::byte* at) noexcept {
+    std::uint32_t const nobody_waits = 0;
+    return ::syscall(SYS_futex, &nobody_waits, FUTEX_WAKE_OP_PRIVATE, 0, nullptr, at,
+                     FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0)) < 0
+               ? errno
+               : 0;
+}
+
+/// Gives whole pages memory of their own, as a write to each would. False: the kernel has none.
+[[nodiscard]] inline bool write_fault(std::byte* at, std::size_t bytes, std::size_t page) noexcept {
+    int const e = advise(at, bytes, madv_populate_write);
+    if (e != EINVAL) {
+        return e == 0;
+    }
+    bool all = true; // before Linux 5.14
+    for (std::size_t i = 0; i < bytes && all; i += page) {
+        all = touch(at + i) == 0;
+    }
+    return all;
+}
 
 inline void futex_wait(std::uint32_t const* word, std::uint32_t while_it_is) noexcept {
     ::syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_it_is, nullptr, nullptr, 0);
@@ -66,7 +90,7 @@ inline void futex_wake_all(std::uint32_t const* word) noexcept {
     unsigned char resident[128];
     std::size_t const step = sizeof resident * page;
     for (std::size_t i = 0; i < bytes; i += step) {
-        if (::mincore(at + i, bytes - i < step ? bytes - i : step, resident) != 0 &&
+        if (sys::mincore(at + i, bytes - i < step ? bytes - i : step, resident) != 0 &&
             errno == ENOMEM) {
             return true;
         }
@@ -99,7 +123,7 @@ class descriptor {
     constexpr descriptor() = default;
     explicit descriptor(int fd) noexcept : fd_(fd) {
         struct stat s;
-        if (fd_ >= 0 && ::fstat(fd_, &s) == 0) {
+        if (fd_ >= 0 && sys::fstat(fd_, s) == 0) {
             device_ = s.st_dev;
             inode_ = s.st_ino;
         }
@@ -110,7 +134,7 @@ class descriptor {
     /// Still the file that it was opened for. `links`, when given, receives its link count.
     [[nodiscard]] bool intact(std::size_t* links = nullptr) const noexcept {
         struct stat s;
-        if (fd_ < 0 || ::fstat(fd_, &s) != 0 || s.st_dev != device_ || s.st_ino != inode_) {
+        if (fd_ < 0 || sys::fstat(fd_, s) != 0 || s.st_dev != device_ || s.st_ino != inode_) {
             return false;
         }
         if (links != nullptr) {
@@ -118,9 +142,13 @@ class descriptor {
         }
         return true;
     }
+    /// Whether it was opened for this file.
+    [[nodiscard]] bool is_of(dev_t device, std::uint64_t inode) const noexcept {
+        return fd_ >= 0 && device == device_ && inode == inode_;
+    }
     void close() noexcept {
         if (intact()) {
-            ::close(fd_);
+            sys::close(fd_);
         }
         fd_ = -1;
     }
@@ -134,20 +162,20 @@ class descriptor {
 /// RLIMIT_FSIZE, which holds for memfds, too: going beyond raises SIGXFSZ.
 [[nodiscard]] inline std::uint64_t file_size_limit() noexcept {
     rlimit limit;
-    return ::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY
+    return sys::getrlimit(RLIMIT_FSIZE, limit) != 0 || limit.rlim_cur == RLIM_INFINITY
                ? std::numeric_limits<std::uint64_t>::max()
                : limit.rlim_cur;
 }
 
 /// A small number in a file such as /proc/sys/vm/max_map_count, or `otherwise`.
 [[nodiscard]] inline std::size_t number_in_file(char const* path, std::size_t otherwise) noexcept {
-    int const fd = ::open(path, O_RDONLY | O_CLOEXEC);
+    int const fd = sys::open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return otherwise;
     }
     char text[32];
-    ssize_t const n = ::read(fd, text, sizeof text);
-    ::close(fd);
+    ssize_t const n = sys::read(fd, text, sizeof text);
+    sys::close(fd);
     std::size_t value = 0;
     ssize_t i = 0;
     for (; i < n && text[i] >= '0' && text[i] <= '9'; ++i) {

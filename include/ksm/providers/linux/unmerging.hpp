@@ -12,6 +12,7 @@
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/mirror.hpp>
+#include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -42,22 +43,22 @@ enum class restoration : unsigned char { done, not_possible, no_memory };
     int error = 0;
     bool repaired = false;
     {
-        write_window window{m.writers, p.at, bytes, m.page};
+        write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
             return restoration::not_possible;
         }
-        live_copy(copy, p.at, bytes);
-        if (window.aborted()) {
+        if (!m.reader.copy(copy, p.at, p.pages, p.in_place) || !window.sound()) {
             return restoration::not_possible;
         }
         // Readers see the old page or the new one. MREMAP_DONTUNMAP keeps the place of the copy:
         // its hole could be taken by another thread.
         void* const got =
-            ::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
+            sys::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
         error = got == MAP_FAILED ? errno : 0;
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
     }
     if (error == 0) {
+        m.made_anonymous(p.at, bytes);
         m.table.set(p.first, p.pages, entry);
         m.displacements += entry.is_home() ? 0 : static_cast<std::uint32_t>(p.pages) + 1;
         return restoration::done;
@@ -74,9 +75,11 @@ enum class restoration : unsigned char { done, not_possible, no_memory };
 [[nodiscard]] inline status break_cow(machinery& m, place const& p) noexcept {
     switch (advise(p.at, p.pages * m.page, madv_populate_write)) {
     case 0: break;
-    case EINVAL: // before Linux 5.14
+    case EINVAL: // before Linux 5.14, or not writable
         for (std::size_t i = 0; i < p.pages; ++i) {
-            live_touch(p.at + i * m.page);
+            if (touch(p.at + i * m.page) != 0) {
+                return has_hole(p.at + i * m.page, m.page, m.page) ? status::gone : status::refused;
+            }
         }
         break;
     case ENOMEM:
@@ -114,7 +117,11 @@ enum class privacy : unsigned char {
         while (i + n < p.pages && work(first + page_count{n}) == kind) {
             ++n;
         }
-        place const run{first, p.at + i * m.page, n, p.map_flags, p.mirror};
+        place run = p;
+        run.first = first;
+        run.at = p.at + i * m.page;
+        run.pages = n;
+        run.anonymous = kind != backing::merged;
         status why = status::ok;
         if (kind == backing::merged) {
             restoration const r =
@@ -127,8 +134,8 @@ enum class privacy : unsigned char {
         } else if (kind == backing::zero) {
             int const e = advise(run.at, n * m.page, madv_populate_write);
             if (e == EINVAL) {
-                for (std::size_t j = 0; j < n; ++j) {
-                    live_touch(run.at + j * m.page);
+                for (std::size_t j = 0; j < n && why == status::ok; ++j) {
+                    why = touch(run.at + j * m.page) == 0 ? status::ok : status::refused;
                 }
             } else if (e != 0) {
                 why = e == ENOMEM   ? status::out_of_memory

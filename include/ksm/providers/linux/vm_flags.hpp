@@ -22,14 +22,15 @@ class line_reader {
   public:
     explicit line_reader(int fd) noexcept : fd_(fd) {}
 
-    /// False at the end, or when the file cannot be read any further.
+    /// False at the end, or when the file cannot be read any further: see `error`.
     [[nodiscard]] bool next(std::string_view& line) noexcept {
         std::size_t n = 0;
         for (;;) {
             if (at_ == filled_) {
-                ssize_t const got = ::read(fd_, block_, sizeof block_);
+                ssize_t const got = sys::read(fd_, block_, sizeof block_);
                 at_ = 0;
                 filled_ = got > 0 ? static_cast<std::size_t>(got) : 0;
+                error_ = got < 0 ? errno : 0;
                 if (filled_ == 0) {
                     return false;
                 }
@@ -45,8 +46,11 @@ class line_reader {
         }
     }
 
+    [[nodiscard]] int error() const noexcept { return error_; }
+
   private:
     int fd_;
+    int error_ = 0;
     std::size_t at_ = 0;
     std::size_t filled_ = 0;
     char line_[256];
@@ -106,7 +110,7 @@ struct extent {
 /// The mapping that holds the address; empty if there is none, or the kernel does not tell.
 [[nodiscard]] inline extent mapping_at(std::uintptr_t address) noexcept {
     extent found;
-    int const fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    int const fd = sys::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return found;
     }
@@ -116,7 +120,7 @@ struct extent {
         std::size_t const dash = std::min(range.find('-'), range.size() - 1);
         found = {hexadecimal(range.substr(0, dash)), hexadecimal(range.substr(dash + 1))};
     }
-    ::close(fd);
+    sys::close(fd);
     return found.begin <= address && address < found.end ? found : extent{};
 }
 
@@ -127,7 +131,7 @@ struct memory_kind {
 
 /// \requires `begin < end`.
 [[nodiscard]] inline memory_kind examine_memory(std::uintptr_t begin, std::uintptr_t end) noexcept {
-    int const fd = ::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    int const fd = sys::open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return {{region_fault::refused, {"open(/proc/self/smaps)", errno}}};
     }
@@ -177,7 +181,10 @@ struct memory_kind {
             inside = false;
         }
     }
-    ::close(fd);
+    sys::close(fd);
+    if (lines.error() != 0) {
+        return {{region_fault::refused, {"read(/proc/self/smaps)", lines.error()}}};
+    }
     if (fault == region_fault::none && covered < end) {
         fault = region_fault::unmapped;
     } else if (fault == region_fault::none && first) {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSL-1.0
+// What Linux has to offer to a daemon: `ksm::daemon<scanner, ksm::linux_daemon_thread>`. It knows
+// no provider.
+#ifndef KSM_PROVIDERS_LINUX_DAEMON_THREAD_HPP
+#define KSM_PROVIDERS_LINUX_DAEMON_THREAD_HPP
+
+#include <chrono>
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+#include <ksm/daemon.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+
+/// A thread that takes no signal but those of its own faults, and knows the time that it has used.
+struct linux_daemon_thread : standard_daemon_thread {
+    /// A thread inherits the mask of the one that starts it. Blocked only later, a signal of the
+    /// process could be handled there first.
+    class starting {
+      public:
+        starting() noexcept {
+            sigset_t all;
+            ::sigfillset(&all);
+            for (int const fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
+                ::sigdelset(&all, fault);
+            }
+            ::pthread_sigmask(SIG_BLOCK, &all, &before_);
+        }
+        ~starting() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+        starting(starting const&) = delete;
+        starting& operator=(starting const&) = delete;
+
+      private:
+        sigset_t before_;
+    };
+
+    [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
+        timespec t{};
+        ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+        return std::chrono::seconds{t.tv_sec} + std::chrono::nanoseconds{t.tv_nsec};
+    }
+};
+
+KSM_NAMESPACE_END
+
+#endif

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: BSL-1.0
+// Write exclusion by moving: UFFDIO_MOVE takes the pages themselves away to a place that nobody
+// knows. Who accesses them meanwhile waits, in user mode and in the kernel, and the kernel refuses
+// to move a page that is pinned for I/O.
+#ifndef KSM_PROVIDERS_LINUX_PAGE_MOVER_HPP
+#define KSM_PROVIDERS_LINUX_PAGE_MOVER_HPP
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+#include <time.h>
+
+#include <ksm/outcome.hpp>
+#include <ksm/providers/linux/fork_gate.hpp>
+#include <ksm/providers/linux/place.hpp>
+#include <ksm/providers/linux/scratch_memory.hpp>
+#include <ksm/providers/linux/syscalls.hpp>
+#include <ksm/providers/linux/userfault.hpp>
+#include <ksm/providers/linux/window_refusal.hpp>
+#include <ksm/version.hpp>
+
+KSM_NAMESPACE_BEGIN
+namespace detail::os {
+
+class page_mover {
+  public:
+    explicit page_mover(userfault const& faults) noexcept : faults_(faults) {}
+
+    /// Finds out, on a page of its own, whether the kernel keeps its word.
+    [[nodiscard]] os_error prepare(std::size_t page) noexcept {
+        page_ = page;
+        if (!faults_.has(userfault::write_protect | userfault::move_pages)) {
+            return faults_.error() ? faults_.error() : os_error{"ioctl(UFFDIO_MOVE)", ENOTTY};
+        }
+        if (os_error const e = fork_gate::instance().install()) {
+            return e;
+        }
+        if (scratch_.get(page) == nullptr) {
+            return {"mmap", ENOMEM};
+        }
+        if (int const e =
+                faults_.enroll(scratch_.get(page), scratch_.bytes(page), userfault::missing);
+            e != 0) {
+            return {"ioctl(UFFDIO_REGISTER)", e};
+        }
+        scratch_memory trial;
+        std::byte* const at = trial.get(page);
+        if (at == nullptr) {
+            return {"mmap", ENOMEM};
+        }
+        std::memset(at, 1, page);
+        place p{page_number{}, at, 1};
+        p.anonymous = true;
+        window_refusal const r = open(p);
+        bool const moved = pages_ == 1 && content()[page - 1] == std::byte{1};
+        close(p, 0);
+        return moved && at[0] == std::byte{1} ? os_error{}
+                                              : os_error{"ioctl(UFFDIO_MOVE)", r.error};
+    }
+
+    /// Takes away as many pages as the kernel lets go, from the first on. Anything but ok: none,
+    /// and nothing has changed.
+    [[nodiscard]] window_refusal open(place const& p) noexcept {
+        window_refusal r = try_open(p);
+        if (r.error == EBUSY) {
+            // Since a fork, pages that nobody has written to are taken for shared, also when the
+            // child is gone. A write fault makes them exclusive; pages that are pinned stay busy.
+            static_cast<void>(advise(p.at, p.pages * page_, madv_populate_write));
+            r = try_open(p);
+        }
+        return r;
+    }
+    [[nodiscard]] std::byte const* content() noexcept { return scratch_.get(page_); }
+    [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
+    /// Why there are not more.
+    [[nodiscard]] status why_short() const noexcept { return why_short_; }
+
+    /// The first `replaced` pages have another mapping by now, or stay empty; the rest is put back.
+    void close(place const& p, std::size_t replaced, bool empty = false) noexcept {
+        std::size_t used = replaced;
+        for (std::size_t i = replaced; i < pages_;) {
+            std::size_t const n = put_back(p.at, i, pages_ - i);
+            used = n == 0 ? pages_ : used;
+            i += n == 0 ? 1 : n;
+        }
+        if (used != 0) {
+            static_cast<void>(advise(scratch_.get(page_), used * page_, MADV_DONTNEED));
+        }
+        pages_ = 0;
+        finish(p, empty ? 0 : replaced);
+    }
+
+  private:
+    static constexpr int most_tries = 8;
+
+    [[nodiscard]] window_refusal try_open(place const& p) noexcept {
+        std::size_t const bytes = p.pages * page_;
+        fork_gate::instance().enter();
+        int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
+        if (e != 0) {
+            finish(p, 0); // a part may be enrolled
+            return enrolment_refused(e, p);
+        }
+        std::size_t moved = 0;
+        for (int tries = 0; moved < bytes && tries < most_tries; ++tries) {
+            auto const m = faults_.move(scratch_.get(page_) + moved, p.at + moved, bytes - moved);
+            moved += m.bytes;
+            e = m.error;
+            // With a part done the answer is EAGAIN; the next one says what is in the way.
+            if (e != EAGAIN) {
+                break;
+            }
+        }
+        pages_ = moved / page_;
+        window_refusal const r = move_refused(e);
+        why_short_ = r.why;
+        if (pages_ == 0) {
+            finish(p, 0);
+            return r;
+        }
+        return {};
+    }
+
+    [[nodiscard]] window_refusal enrolment_refused(int e, place const& p) const noexcept {
+        switch (e) {
+        case ENOMEM:
+            return {has_hole(p.at, p.pages * page_, page_) ? status::gone
+                                                           : status::out_of_mappings};
+        case EBUSY:  // another userfaultfd has it
+        case EINVAL: // not anonymous memory any more
+        case EPERM: return {status::refused};
+        default: return {status::refused, e, true};
+        }
+    }
+    [[nodiscard]] static window_refusal move_refused(int e) noexcept {
+        switch (e) {
+        case 0: return {};
+        case EBUSY:
+        case EAGAIN: return {status::busy, e};
+        case ENOENT: return {status::gone, e};
+        case EINVAL: return {status::refused, e}; // protected or locked since it was adopted
+        case ENOMEM: return {status::out_of_memory, e};
+        default: return {status::refused, e, true};
+        }
+    }
+
+    /// Pages put back, from `first` on; 0: there is no place for that one any more, since the
+    /// application has unmapped it.
+    [[nodiscard]] std::size_t put_back(std::byte* at, std::size_t first, std::size_t n) noexcept {
+        std::byte* const to = at + first * page_;
+        std::byte* const from = scratch_.get(page_) + first * page_;
+        userfault::moved m = faults_.move(to, from, n * page_);
+        for (int tries = 0; m.bytes == 0 && m.error == EAGAIN && tries < most_tries; ++tries) {
+            m = faults_.move(to, from, n * page_);
+        }
+        if (m.bytes == 0 && m.error == EBUSY) { // a raw clone has shared it
+            static_cast<void>(advise(from, page_, madv_populate_write));
+            m = faults_.move(to, from, page_);
+        }
+        if (m.bytes == 0) {
+            // The application has made it read-only, or the like: a copy does not mind.
+            return faults_.copy(to, from, page_) == 0 ? 1 : 0;
+        }
+        return m.bytes / page_;
+    }
+
+    /// Every access goes on from here.
+    void finish(place const& p, std::size_t remapped) noexcept {
+        std::size_t const bytes = p.pages * page_;
+        // Waiters for an absent page would wait for ever in a range that stays enrolled. That
+        // needs no mapping, only a little of the kernel's memory: wait for it.
+        for (long pause = 1000; faults_.dismiss(p.at, bytes) == ENOMEM;
+             pause = pause < 10'000'000 ? 2 * pause : pause) {
+            timespec const t{0, pause};
+            ::nanosleep(&t, nullptr);
+        }
+        if (p.tracked && remapped < p.pages) {
+            static_cast<void>(faults_.enroll(p.at + remapped * page_, (p.pages - remapped) * page_,
+                                             userfault::protected_from_writes));
+        }
+        faults_.wake(p.at, bytes);
+        fork_gate::instance().leave();
+    }
+
+    userfault const& faults_;
+    scratch_memory scratch_;
+    std::size_t page_ = 0;
+    std::size_t pages_ = 0; ///< That are away.
+    status why_short_ = status::ok;
+};
+
+} // namespace detail::os
+KSM_NAMESPACE_END
+
+#endif
