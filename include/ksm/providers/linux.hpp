@@ -24,6 +24,7 @@
 #endif
 
 #include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/admission.hpp>
 #include <ksm/providers/linux/change_survey.hpp>
 #include <ksm/providers/linux/healing.hpp>
 #include <ksm/providers/linux/machinery.hpp>
@@ -74,9 +75,7 @@ class linux_provider {
     [[nodiscard]] std::byte* address(page_number page) const noexcept {
         return machine_.address(page);
     }
-    [[nodiscard]] page_number page_of(void const* p) const noexcept {
-        return page_number{reinterpret_cast<std::uintptr_t>(p) >> machine_.page_shift};
-    }
+    [[nodiscard]] page_number page_of(void const* p) const noexcept { return machine_.page_of(p); }
 
     /// Maps new anonymous memory, which is a region. It is the caller's: `release` it, then munmap.
     [[nodiscard]] region_error try_map(page_count pages, page_range& out) noexcept;
@@ -158,18 +157,8 @@ class linux_provider {
                                                           std::size_t pages) noexcept;
     /// The application has changed these pages of a region: they are its own from now on.
     void lose(page_range range) noexcept;
-    [[nodiscard]] bool covers(page_range range) const noexcept;
-    /// What the pages map is the application's business from now on.
-    void forget_pages(page_range range) noexcept;
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
                                    detail::os::privacy wanted) noexcept;
-    [[nodiscard]] region_error examine(void const* first, std::size_t bytes,
-                                       bool& noreserve) noexcept;
-    /// Whether the memory can become a region, and what is known of it then.
-    [[nodiscard]] region_error prepare_region(void const* first, std::size_t bytes, bool in_place,
-                                              detail::os::region& out) noexcept;
-    /// \requires `prepare_region` has answered ok; the pieces are all of the region.
-    void add_region(page_range range, std::span<detail::os::region> pieces) noexcept;
     void forget_mirrors() noexcept {
         mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
     }
@@ -226,73 +215,11 @@ inline linux_usage linux_provider::usage() const noexcept {
     return u;
 }
 
-inline region_error linux_provider::examine(void const* first, std::size_t bytes,
-                                            bool& noreserve) noexcept {
-    auto const begin = reinterpret_cast<std::uintptr_t>(first);
-    if (machine_.marker.in_child() && !machine_.marker.error()) {
-        return {region_fault::forked, {}};
-    }
-    if (bytes == 0) {
-        return {region_fault::empty, {}};
-    }
-    if (begin % machine_.page != 0 || bytes % machine_.page != 0) {
-        return {region_fault::unaligned, {}};
-    }
-    if (begin + bytes < begin) {
-        return {region_fault::unmapped, {}};
-    }
-    if (regions_.overlaps({page_of(first), page_count{bytes >> machine_.page_shift}})) {
-        return {region_fault::overlapping, {}};
-    }
-    // Before Linux 6.7 the stacks of other threads look like any other memory.
-    for (auto const own : {reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)),
-                           static_cast<std::uintptr_t>(::pthread_self())}) {
-        if (own >= begin && own < begin + bytes) {
-            return {region_fault::stack, {}};
-        }
-    }
-    detail::os::memory_kind const kind = detail::os::examine_memory(begin, begin + bytes);
-    if (kind.error) {
-        return kind.error;
-    }
-    if (machine_.entries.intact() &&
-        detail::os::new_memory_is_locked(machine_.entries, machine_.page)) {
-        return {region_fault::locked, {}};
-    }
-    noreserve = kind.noreserve;
-    return {};
-}
-
-inline region_error linux_provider::prepare_region(void const* first, std::size_t bytes,
-                                                   bool in_place,
-                                                   detail::os::region& out) noexcept {
-    if (region_error const e = examine(first, bytes, out.noreserve)) {
-        return e;
-    }
-    if (!regions_.prepare(detail::os::mirror_store::most_pieces) || !lost_.prepare(1)) {
-        return {region_fault::out_of_memory, {}};
-    }
-    out.pages = {page_of(first), page_count{bytes >> machine_.page_shift}};
-    out.in_place = in_place;
-    return {};
-}
-
-inline void linux_provider::add_region(page_range range,
-                                       std::span<detail::os::region> pieces) noexcept {
-    bool const tracked =
-        machine_.made_anonymous(address(range.first), range.count.value() << machine_.page_shift);
-    for (detail::os::region& r : pieces) {
-        r.tracked = tracked;
-        static_cast<void>(regions_.add(r));
-    }
-    lost_.cut(range);
-    machine_.reader.forget();
-}
-
 inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
                                               page_range& out) noexcept {
     detail::os::region whole;
-    if (region_error const e = prepare_region(first, bytes, stable_mappings_, whole)) {
+    if (region_error const e = detail::os::prepare_region(machine_, regions_, lost_, first, bytes,
+                                                          stable_mappings_, whole)) {
         return e;
     }
     std::array<detail::os::region, detail::os::mirror_store::most_pieces> pieces;
@@ -303,7 +230,7 @@ inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
         forget_mirrors();
         return {region_fault::refused, e};
     }
-    add_region(whole.pages, std::span{pieces}.first(n));
+    detail::os::add_region(machine_, regions_, lost_, whole.pages, std::span{pieces}.first(n));
     out = whole.pages;
     return {};
 }
@@ -325,12 +252,13 @@ inline region_error linux_provider::try_map(page_count pages, page_range& out) n
     }
     auto* const below = static_cast<std::byte*>(p);
     detail::os::region whole;
-    if (region_error const e = prepare_region(below + machine_.page, bytes, true, whole)) {
+    if (region_error const e = detail::os::prepare_region(
+            machine_, regions_, lost_, below + machine_.page, bytes, true, whole)) {
         detail::os::sys::munmap(below, bytes + machine_.page);
         return e;
     }
     whole.mirror = mirrors_.plant(below, whole.pages.first);
-    add_region(whole.pages, {&whole, 1});
+    detail::os::add_region(machine_, regions_, lost_, whole.pages, {&whole, 1});
     out = whole.pages;
     return {};
 }
@@ -339,7 +267,7 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (range.count.value() == 0) {
         return {region_fault::empty, {}};
     }
-    if (!covers(range)) {
+    if (!detail::os::covered(regions_, lost_, range)) {
         return {region_fault::not_a_region, {}};
     }
     if (!regions_.prepare(1) || !lost_.prepare(1)) {
@@ -357,7 +285,7 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
         default: return {region_fault::refused, {"madvise(MADV_POPULATE_WRITE)", EFAULT}};
         }
     }
-    forget_pages(range);
+    detail::os::forget_pages(machine_, range);
     regions_.cut(range);
     lost_.cut(range);
     forget_mirrors();
@@ -365,40 +293,12 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     return {};
 }
 
-inline void linux_provider::forget_pages(page_range range) noexcept {
-    for (page_number page = range.first; page < range.end(); page += page_count{1}) {
-        detail::os::page_entry const entry = machine_.table.at(page);
-        if (entry.kind() == detail::os::backing::merged) {
-            machine_.frames.keep(entry.frame()); // the page may be there, or elsewhere by mremap
-        } else if (entry.kind() == detail::os::backing::broken) {
-            machine_.frames.strand(entry.frame());
-        }
-    }
-    std::size_t const before = machine_.table.mappings();
-    machine_.table.set(range.first, range.count.value(), detail::os::page_entry::home());
-    machine_.table.trim(range.first, range.count.value());
-    machine_.budget.forget(before - machine_.table.mappings());
-    machine_.tracker.dismiss(address(range.first), range.count.value() << machine_.page_shift);
-    machine_.writers.forget(address(range.first), range.count.value() << machine_.page_shift);
-}
-
-inline bool linux_provider::covers(page_range range) const noexcept {
-    for (page_number p = range.first; p < range.end();) {
-        detail::os::region const* r = regions_.find(p);
-        if (r == nullptr && (r = lost_.find(p)) == nullptr) {
-            return false;
-        }
-        p = r->pages.end();
-    }
-    return true;
-}
-
 inline void linux_provider::lose(page_range range) noexcept {
     if (!regions_.prepare(1)) {
         // What can be cut off without memory: all the rest of the region.
         range.count = regions_.find(range.first)->pages.end() - range.first;
     }
-    forget_pages(range);
+    detail::os::forget_pages(machine_, range);
     regions_.cut(range);
     forget_mirrors();
     // Without memory `release` does not know it: it is no region.
@@ -427,24 +327,7 @@ inline detail::os::place linux_provider::next_place(space_id space, page_number 
     if (r == nullptr || space != this->space()) {
         return {first};
     }
-    std::size_t const most =
-        std::min({pages, detail::os::window_pages, (r->pages.end() - first).value()});
-    auto const kind = [&](std::size_t i) {
-        detail::os::page_entry const e = machine_.table.at(first + page_count{i});
-        return e.maps_file()                                ? detail::os::backing::merged
-               : e.kind() == detail::os::backing::displaced ? detail::os::backing::displaced
-                                                            : detail::os::backing::home;
-    };
-    std::size_t n = 1;
-    while (n < most && kind(n) == kind(0)) {
-        ++n;
-    }
-    detail::os::place p{first, address(first), n};
-    p.map_flags = r->noreserve ? MAP_NORESERVE : 0;
-    p.tracked = r->tracked && machine_.tracker.available();
-    p.in_place = r->in_place;
-    p.mirror = r->mirror;
-    p.anonymous = kind(0) != detail::os::backing::merged;
+    detail::os::place p = machine_.place_in(*r, first, pages);
     if (stable_mappings_ || machine_.marker.in_child()) {
         return p;
     }

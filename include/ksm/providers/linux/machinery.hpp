@@ -3,6 +3,7 @@
 #ifndef KSM_PROVIDERS_LINUX_MACHINERY_HPP
 #define KSM_PROVIDERS_LINUX_MACHINERY_HPP
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/providers/linux/reading.hpp>
+#include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/userfault.hpp>
 #include <ksm/version.hpp>
 
@@ -38,6 +40,32 @@ struct machinery {
 
     [[nodiscard]] std::byte* address(page_number p) const noexcept {
         return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(p.value() << page_shift));
+    }
+    [[nodiscard]] page_number page_of(void const* at) const noexcept {
+        return page_number{reinterpret_cast<std::uintptr_t>(at) >> page_shift};
+    }
+    /// From `first` on: pages of the region with one kind of mapping, at most a window and at most
+    /// `pages`. \requires The region holds the first.
+    [[nodiscard]] place place_in(region const& r, page_number first,
+                                 std::size_t pages) const noexcept {
+        std::size_t const most = std::min({pages, window_pages, (r.pages.end() - first).value()});
+        auto const kind = [&](std::size_t i) {
+            page_entry const e = table.at(first + page_count{i});
+            return e.maps_file()                    ? backing::merged
+                   : e.kind() == backing::displaced ? backing::displaced
+                                                    : backing::home;
+        };
+        std::size_t n = 1;
+        while (n < most && kind(n) == kind(0)) {
+            ++n;
+        }
+        place p{first, address(first), n};
+        p.map_flags = r.noreserve ? MAP_NORESERVE : 0;
+        p.tracked = r.tracked && tracker.available();
+        p.in_place = r.in_place;
+        p.mirror = r.mirror;
+        p.anonymous = kind(0) != backing::merged;
+        return p;
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {
