@@ -349,7 +349,8 @@ inline void linux_provider::forget_pages(page_range range) noexcept {
 inline bool linux_provider::covers(page_range range) const noexcept {
     for (page_number p = range.first; p < range.end();) {
         detail::os::region const* r = regions_.find(p);
-        if (r == nullptr && (r = lost_.find(p)) == nullptr) {
+        r = r == nullptr ? lost_.find(p) : r;
+        if (r == nullptr) {
             return false;
         }
         p = r->pages.end();

@@ -101,7 +101,7 @@ struct replacement {
         }
         equal = m.reader.equal(window.content(), content, window.pages(),
                                p.in_place || window.vacated(), unread);
-        why = equal == window.pages() ? window.why_short() : m.reader.unequal(unread);
+        why = equal == window.pages() ? window.why_short() : memory_reader::unequal(unread);
         affordable = equal == 0 || m.affordable(p.first, equal, entry);
         r.sound = window.sound();
         if (equal != 0 && affordable && r.sound) {
@@ -150,7 +150,7 @@ struct replacement {
         }
         zeros =
             m.reader.zero(window.content(), window.pages(), p.in_place || window.vacated(), unread);
-        why = zeros == window.pages() ? window.why_short() : m.reader.unequal(unread);
+        why = zeros == window.pages() ? window.why_short() : memory_reader::unequal(unread);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.sound = window.sound();
         if (zeros != 0 && affordable && r.sound) {

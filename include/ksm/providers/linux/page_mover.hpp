@@ -41,7 +41,7 @@ class page_mover {
             return {"mmap", ENOMEM};
         }
         if (int const e =
-                faults_.enroll(scratch_.get(page), scratch_.bytes(page), userfault::missing);
+                faults_.enroll(scratch_.get(page), scratch_memory::bytes(page), userfault::missing);
             e != 0) {
             return {"ioctl(UFFDIO_REGISTER)", e};
         }
