@@ -5,6 +5,7 @@
 
 #include <ksm/daemon.hpp>
 #include <ksm/providers/linux.hpp>
+#include <ksm/providers/linux/daemon_thread.hpp>
 #include <ksm/scanner.hpp>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <pthread.h>
@@ -176,11 +178,14 @@ void run_ours(bench::channel parent, bench::application_kind const& kind, std::s
     }
     clockid_t clock{};
     std::atomic<bool> started{false};
-    ksm::daemon daemon{scanner, [&] {
-                           ::pthread_getcpuclockid(::pthread_self(), &clock);
-                           started.store(true);
-                           started.notify_one();
-                       }};
+    ksm::daemon_options daemon_options;
+    daemon_options.on_start = [&] {
+        ::pthread_getcpuclockid(::pthread_self(), &clock);
+        started.store(true);
+        started.notify_one();
+    };
+    ksm::daemon<ksm::scanner<ksm::linux_provider>, ksm::linux_daemon_thread> daemon{
+        scanner, std::move(daemon_options)};
     started.wait(false);
     std::chrono::nanoseconds cpu{};
     serve(

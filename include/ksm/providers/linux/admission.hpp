@@ -109,7 +109,8 @@ inline void forget_pages(machinery& m, page_range range) noexcept {
                                   page_range range) noexcept {
     for (page_number p = range.first; p < range.end();) {
         region const* r = regions.find(p);
-        if (r == nullptr && (r = lost.find(p)) == nullptr) {
+        r = r == nullptr ? lost.find(p) : r;
+        if (r == nullptr) {
             return false;
         }
         p = r->pages.end();

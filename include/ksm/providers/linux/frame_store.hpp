@@ -341,9 +341,8 @@ inline os_error frame_store::add_arena() noexcept {
     } else if (view = sys::mmap(nullptr, capacity * page_, PROT_READ, MAP_PRIVATE, fd, 0);
                view == MAP_FAILED) {
         error = {"mmap", errno};
-    } else if (bits = own_map(bit_bytes(capacity)); bits == nullptr) {
-        error = {"mmap", ENOMEM};
-    } else if (!records_.add_arena(capacity)) {
+    } else if (bits = own_map(bit_bytes(capacity));
+               bits == nullptr || !records_.add_arena(capacity)) {
         error = {"mmap", ENOMEM};
     }
     if (error) {

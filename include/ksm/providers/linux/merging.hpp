@@ -105,7 +105,7 @@ struct replacement {
         }
         equal = m.reader.equal(window.content(), content, window.pages(),
                                p.in_place || window.vacated(), unread);
-        why = equal == window.pages() ? window.why_short() : m.reader.unequal(unread);
+        why = equal == window.pages() ? window.why_short() : memory_reader::unequal(unread);
         if (equal != 0) {
             price = m.affordable_merge(p.first, equal, entry);
         }
@@ -156,7 +156,7 @@ struct replacement {
         }
         zeros =
             m.reader.zero(window.content(), window.pages(), p.in_place || window.vacated(), unread);
-        why = zeros == window.pages() ? window.why_short() : m.reader.unequal(unread);
+        why = zeros == window.pages() ? window.why_short() : memory_reader::unequal(unread);
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.sound = window.sound();
         if (zeros != 0 && affordable && r.sound) {

@@ -5,6 +5,7 @@
 #ifndef KSM_PROVIDERS_LINUX_PAGE_MOVER_HPP
 #define KSM_PROVIDERS_LINUX_PAGE_MOVER_HPP
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -40,7 +41,7 @@ class page_mover {
             return {"mmap", ENOMEM};
         }
         if (int const e =
-                faults_.enroll(scratch_.get(page), scratch_.bytes(page), userfault::missing);
+                faults_.enroll(scratch_.get(page), scratch_memory::bytes(page), userfault::missing);
             e != 0) {
             return {"ioctl(UFFDIO_REGISTER)", e};
         }
@@ -168,12 +169,18 @@ class page_mover {
     /// Every access goes on from here.
     void finish(place const& p, std::size_t remapped) noexcept {
         std::size_t const bytes = p.pages * page_;
-        // Waiters for an absent page would wait for ever in a range that stays enrolled. That
-        // needs no mapping, only a little of the kernel's memory: wait for it.
-        for (long pause = 1000; faults_.dismiss(p.at, bytes) == ENOMEM;
-             pause = pause < 10'000'000 ? 2 * pause : pause) {
+        // Waiters for an absent page would wait for ever in a range that stays enrolled. Leaving
+        // needs no mapping, only a little of the kernel's memory: wait for it. Other errors tell
+        // that the application has unmapped the range, or closed our descriptor, which wakes all.
+        long pause = 1000;
+        for (int tries = 1; true; ++tries) {
+            int const e = faults_.dismiss(p.at, bytes);
+            if (e == 0 || (e != ENOMEM && tries == most_tries)) {
+                break;
+            }
             timespec const t{0, pause};
             ::nanosleep(&t, nullptr);
+            pause = std::min(2 * pause, 10'000'000L);
         }
         if (p.tracked && remapped < p.pages) {
             static_cast<void>(faults_.enroll(p.at + remapped * page_, (p.pages - remapped) * page_,
