@@ -251,10 +251,16 @@ class demonstration {
         return std::max<std::size_t>(1, heap_.pages() / 100);
     }
 
+    /// True: the files are read into the buffers before the provider knows these.
+    static ksm::linux_options promise() {
+        ksm::linux_options o;
+        o.no_pinned_io = true;
+        return o;
+    }
+
     examples::file_heap& heap_;
     bool json_;
-    // True: the files are read into the buffers before the provider knows these.
-    ksm::linux_provider provider_{{.no_pinned_io = true}};
+    ksm::linux_provider provider_{promise()};
     ksm::memory_resource metadata_; // From malloc: only the arena of the buffers is scanned.
     ksm::scanner<ksm::linux_provider> scanner_{provider_, &metadata_};
     examples::heap_report report_;
