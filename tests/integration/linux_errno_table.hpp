@@ -49,9 +49,6 @@ constexpr errno_row errno_table[] = {
     {q | m | v | w, "try_adopt, ftruncate 2", "the operating system refused (ftruncate)"},
     {q | m | v | w, "try_adopt, memfd_create 2",
      "EINVAL: ok; else: the operating system refused (memfd_create)"},
-    {q | m | v | w, "try_adopt, mmap 2", "no memory"},
-    {q | m | v | w, "try_adopt, mmap 3", "no memory"},
-    {q | m | v | w, "try_adopt, mmap 5", "the operating system refused (mmap)"},
     {q | m | v | w, "promote, pwrite 1",
      "EPERM: out_of_frames; EACCES: refused; EAGAIN: refused; EFAULT: gone; EINTR: out_of_frames; "
      "ENOMEM: out_of_frames; ENOSPC: out_of_frames; else: refused, off"},
@@ -194,10 +191,6 @@ constexpr errno_row errno_table[] = {
      "EPERM: refused; EAGAIN: busy; EBUSY: refused; EINVAL: refused; ENOMEM: out_of_mappings; "
      "else: refused, off"},
     {q | m | v | w, "unmerge, madvise 1", "EFAULT: out_of_memory; ENOMEM: out_of_memory; else: ok"},
-    {m, "unmerge, mprotect 1",
-     "EBADF: ok, off; EBUSY: ok, off; EFAULT: ok, off; EINVAL: ok, off; EIO: ok, off; EMFILE: ok, "
-     "off; else: ok"},
-    {m, "unmerge, mprotect 2", "EINTR: ok, off; ENOSPC: ok, off; ENOSYS: ok, off; else: ok"},
     {v | w, "unmerge, uffd_register 1",
      "EPERM: ok; EAGAIN: ok; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: ok, off"},
     {v | w, "unmerge, uffd_write_protect 1",
@@ -210,8 +203,6 @@ constexpr errno_row errno_table[] = {
     {q | m | v | w, "release, madvise 2",
      "EFAULT: no memory (madvise(MADV_POPULATE_WRITE)); ENOMEM: no memory "
      "(madvise(MADV_POPULATE_WRITE)); else: ok"},
-    {m, "release, mprotect 1", "EPERM: ok; EACCES: ok; EAGAIN: ok; ENOMEM: ok; else: ok, off"},
-    {m, "release, mprotect 3", "EPERM: ok; EACCES: ok; EAGAIN: ok; ENOMEM: ok; else: ok, off"},
     {v | w, "release, uffd_register 1",
      "EPERM: ok; EAGAIN: ok; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: ok, off"},
     {v | w, "release, uffd_register 3",
