@@ -100,7 +100,13 @@ class page_mover {
         fork_gate::instance().enter();
         int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
         if (e != 0) {
-            finish(p, 0); // a part may be enrolled
+            if (e == ENOMEM) {
+                finish(p, 0); // a part may be enrolled
+            } else {
+                // Nothing has changed, and older kernels would take off what another
+                // userfaultfd has enrolled.
+                fork_gate::instance().leave();
+            }
             return enrolment_refused(e, p);
         }
         std::size_t moved = 0;

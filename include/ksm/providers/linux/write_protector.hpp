@@ -54,6 +54,7 @@ class write_protector {
     [[nodiscard]] window_refusal open(place const& p) noexcept {
         std::size_t const bytes = p.pages * page_;
         int e = faults_.enroll(p.at, bytes, userfault::protected_from_writes);
+        bool const may_be_enrolled = e == 0 || e == ENOMEM;
         if (e == 0) {
             e = faults_.protect(p.at, bytes, true);
         }
@@ -61,7 +62,9 @@ class write_protector {
             return {};
         }
         bool const hole = e == ENOMEM && has_hole(p.at, bytes, page_);
-        close(p);
+        if (may_be_enrolled) { // on older kernels another userfaultfd would lose it
+            close(p);
+        }
         switch (e) {
         case ENOMEM: return {hole ? status::gone : status::out_of_mappings};
         case EAGAIN: return {status::busy, e};
