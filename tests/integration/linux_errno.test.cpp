@@ -506,8 +506,7 @@ TEST_CASE("a mapping that the kernel took away before it failed is put back", "[
     strategy const& how = all[which_strategy];
     auto const [op, which] = GENERATE(std::pair{operation::promote_again, call::mmap},
                                       std::pair{operation::merge, call::mmap},
-                                      std::pair{operation::merge_zero_of_merged, call::mmap},
-                                      std::pair{operation::unmerge, call::mremap});
+                                      std::pair{operation::merge_zero_of_merged, call::mmap});
     CAPTURE(how.letter, operations[static_cast<std::size_t>(op)]);
     CHECK(in_child([&, op = op, which = which] {
               linux_options const o = how.options;
@@ -521,7 +520,7 @@ TEST_CASE("a mapping that the kernel took away before it failed is put back", "[
               if (hole.at != nullptr || !s.intact()) {
                   return 1;
               }
-              bool const same = op == operation::unmerge || op == operation::merge_zero_of_merged;
+              bool const same = op == operation::merge_zero_of_merged;
               return result == (same ? "ok" : "out_of_mappings") ? 0 : 2;
           }) == 0);
 }

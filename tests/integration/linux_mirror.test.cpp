@@ -36,7 +36,8 @@ struct pages_and_seed {
     }
     ~pages_and_seed() {
         ::close(file);
-        ::munmap(at - 2 * page, (n + 3) * page);
+        ::munmap(at - 2 * page, page); // what is in the place of the seed now is not ours
+        ::munmap(at, (n + 1) * page);
         ::munmap(seed, 2 * page);
     }
     pages_and_seed(pages_and_seed const&) = delete;
