@@ -49,12 +49,13 @@ TEST_CASE("a daemon in the middle of a pass over much memory stops at once", "[l
         while (calls.load() < steps) {
             std::this_thread::yield();
         }
-        auto const begin = std::chrono::steady_clock::now();
+        int const before = calls.load();
         daemon.stop();
-        auto const took = std::chrono::steady_clock::now() - begin;
+        int const after = calls.load();
         detail::os::fault_hook.store(nullptr);
-        CAPTURE(steps, std::chrono::duration_cast<std::chrono::microseconds>(took).count());
-        CHECK(took < std::chrono::milliseconds{50});
+        CAPTURE(steps);
+        // One survey call or one run: some milliseconds. A pass makes tens of thousands of calls.
+        CHECK(after - before < 1000);
     }
     CHECK(scanner.unmerge_all() == status::ok);
 }
