@@ -27,7 +27,7 @@ class run_list {
     }
     /// Lists the page with the one before it, and both as written. \requires That was listed, or
     /// there is room.
-    void extend(page_number page) noexcept {
+    void extend([[maybe_unused]] page_number page) noexcept {
         page_run& r = out_[size_ - 1];
         r.state = page_state::written;
         r.pages += page_count{1};
