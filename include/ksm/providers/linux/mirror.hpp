@@ -195,7 +195,9 @@ inline std::uint32_t mirror_store::plant_amid(machinery& m, place const& p) noex
     {
         write_window window{m.writers, p, page_};
         int unread = 0;
-        if (window.why() == status::ok && !window.vacated() &&
+        // MADV_DONTNEED ends the protection by a userfaultfd: a store that came before the page is
+        // moved would be moved with it, and lost.
+        if (window.why() == status::ok && window.survives_discarding() &&
             m.reader.zero(p.at, 1, p.in_place, unread) == 1 && window.sound() &&
             advise(p.at, page_, MADV_DONTNEED) == 0) {
             // Moves nothing, for there is nothing: it makes a mapping like that of the page. With

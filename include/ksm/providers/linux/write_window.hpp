@@ -56,6 +56,10 @@ class write_window {
     [[nodiscard]] std::byte const* content() const noexcept { return content_; }
     /// The pages are away: there is nothing but an empty anonymous mapping in their place.
     [[nodiscard]] bool vacated() const noexcept { return way_ == way::move; }
+    /// Writers stay out of pages whose memory is given back inside of the window.
+    [[nodiscard]] bool survives_discarding() const noexcept {
+        return way_ == way::none || way_ == way::mprotect;
+    }
 
     /// The last look before the replacement. False: somebody got in after all, and nothing may be
     /// replaced.
