@@ -58,6 +58,15 @@ class writer {
 
 void exit_42(int) { ::_exit(42); }
 
+struct {
+    unsigned nth;
+    unsigned seen;
+} silent_move;
+/// As Linux 6.18 was seen to do.
+int move_silently(detail::os::call c) noexcept {
+    return c == detail::os::call::uffd_move && ++silent_move.seen == silent_move.nth ? -EEXIST : 0;
+}
+
 void write_byte(std::byte volatile* p) { *p = std::byte{1}; }
 
 std::byte volatile* stored_by_signal = nullptr;
@@ -363,6 +372,41 @@ TEST_CASE("moved pages that are not replaced come back with their content", "[li
     w.window->close();
     CHECK(w.region.holds(2, 2));
     CHECK(w.region.holds(3, 3));
+}
+
+TEST_CASE("a page that the kernel moves and says that it did not is not lost", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    // The call in question: one of those that take the pages away, or that put them back.
+    silent_move.nth = GENERATE(1U, 2U, 3U, 4U);
+    std::size_t const n = GENERATE(std::size_t{1}, std::size_t{6});
+    CAPTURE(silent_move.nth, n);
+    CHECK(in_child([n] {
+              linux_provider p{by_move()};
+              memory m{p, 2 * n};
+              for (std::size_t i = 0; i < n; ++i) {
+                  m.fill(i, i);
+                  m.fill(n + i, i);
+              }
+              m.fill(2 * n - 1, 99);
+              promotion const first = p.promote(p.space(), m.page(0), pages(n));
+              silent_move.seen = 0;
+              detail::os::fault_hook.store(&move_silently);
+              static_cast<void>(p.merge(p.space(), m.page(n), pages(n), first.first));
+              detail::os::fault_hook.store(nullptr);
+              for (std::size_t i = 0; i + 1 < n; ++i) {
+                  if (!m.holds(n + i, i)) {
+                      return 1;
+                  }
+              }
+              if (!m.holds(2 * n - 1, 99)) {
+                  return 2;
+              }
+              // What it left where pages are moved to would be in the way of the next ones.
+              m.fill(2 * n - 1, n - 1);
+              progress const again =
+                  p.merge(p.space(), m.page(2 * n - 1), pages(1), first.first + pages(n - 1));
+              return again.why == status::ok && m.holds(2 * n - 1, n - 1) ? 0 : 3;
+          }) == 0);
 }
 
 TEST_CASE("a forked child that merges anew has windows of its own", "[linux]") {

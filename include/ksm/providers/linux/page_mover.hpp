@@ -85,9 +85,7 @@ class page_mover {
             used = n == 0 ? pages_ : used;
             i += n == 0 ? 1 : n;
         }
-        if (used != 0) {
-            static_cast<void>(advise(scratch_.get(page_), used * page_, MADV_DONTNEED));
-        }
+        wipe(0, used);
         pages_ = 0;
         finish(p, empty ? 0 : replaced);
     }
@@ -122,6 +120,9 @@ class page_mover {
         pages_ = moved / page_;
         window_refusal const r = move_refused(e);
         why_short_ = r.why;
+        if (e == EEXIST || e == EAGAIN) {
+            recall(p);
+        }
         if (pages_ == 0) {
             finish(p, 0);
             return r;
@@ -144,7 +145,8 @@ class page_mover {
         switch (e) {
         case 0: return {};
         case EBUSY:
-        case EAGAIN: return {status::busy, e};
+        case EAGAIN:
+        case EEXIST: return {status::busy, e}; // see `recall`
         case ENOENT: return {status::gone, e};
         case EINVAL: return {status::refused, e}; // protected or locked since it was adopted
         case ENOMEM: return {status::out_of_memory, e};
@@ -152,8 +154,24 @@ class page_mover {
         }
     }
 
-    /// Pages put back, from `first` on; 0: there is no place for that one any more, since the
-    /// application has unmapped it.
+    /// Linux 6.18 was seen to move a page and to answer EEXIST nevertheless when the machine is
+    /// busy. What is away beyond the pages that it owns up to comes back.
+    void recall(place const& p) noexcept {
+        std::size_t used = pages_;
+        for (std::size_t i = pages_; i < p.pages; ++i) {
+            used = put_back(p.at, i, 1) == 0 ? p.pages : used;
+        }
+        wipe(pages_, used - pages_);
+    }
+    void wipe(std::size_t first, std::size_t pages) noexcept {
+        if (pages != 0) {
+            static_cast<void>(
+                advise(scratch_.get(page_) + first * page_, pages * page_, MADV_DONTNEED));
+        }
+    }
+
+    /// Pages that came back into their place, from `first` on; 0: that one did not. Something is in
+    /// its place, by this call or before, or the application has unmapped the place.
     [[nodiscard]] std::size_t put_back(std::byte* at, std::size_t first, std::size_t n) noexcept {
         std::byte* const to = at + first * page_;
         std::byte* const from = scratch_.get(page_) + first * page_;
@@ -165,11 +183,23 @@ class page_mover {
             static_cast<void>(advise(from, page_, madv_populate_write));
             m = faults_.move(to, from, page_);
         }
-        if (m.bytes == 0) {
-            // The application has made it read-only, or the like: a copy does not mind.
-            return faults_.copy(to, from, page_) == 0 ? 1 : 0;
+        if (m.bytes == 0 && m.error != EEXIST && m.error != ENOENT) {
+            copy_back(to, from);
         }
         return m.bytes / page_;
+    }
+    /// For a place that the application has made read-only, or the like: a copy does not mind. The
+    /// kernel may have moved the page without saying so: then there is a page in the place and it
+    /// refuses, but it reads first, and must not wait for the page that is absent here.
+    void copy_back(std::byte* to, std::byte* from) noexcept {
+        std::byte* const scratch = scratch_.get(page_);
+        static_cast<void>(faults_.dismiss(scratch, scratch_memory::bytes(page_)));
+        for (int tries = 0, e = ENOMEM; (e == ENOMEM || e == EAGAIN) && tries < most_tries;
+             ++tries) {
+            e = faults_.copy(to, from, page_);
+        }
+        static_cast<void>(
+            faults_.enroll(scratch, scratch_memory::bytes(page_), userfault::missing));
     }
 
     /// Every access goes on from here.

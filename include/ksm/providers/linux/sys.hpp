@@ -55,9 +55,10 @@ enum class call : std::uint8_t {
     uffd_copy,
 };
 
-/// Asked before each call: 0 lets it happen, an errno makes it fail without happening. A hook may
-/// run inside of a write window and in a signal handler, and may change memory as the kernel or
-/// another thread would. Without one a call costs one relaxed load more, a thousandth of itself.
+/// Asked before each call: 0 lets it happen, an errno makes it fail without happening; an ioctl
+/// happens and fails nevertheless for the negative of one. A hook may run inside of a write window
+/// and in a signal handler, and may change memory as the kernel or another thread would. Without
+/// one a call costs one relaxed load more, a thousandth of itself.
 inline constinit std::atomic<int (*)(call) noexcept> fault_hook{nullptr};
 
 /// 0, or the errno that the call is to fail with.
@@ -146,7 +147,13 @@ inline int munmap(void* at, std::size_t bytes) noexcept {
 
 /// \param c  Which request it is.
 [[nodiscard]] inline int ioctl(call c, int fd, unsigned long request, void* argument) noexcept {
-    return fails(c) ? -1 : ::ioctl(fd, request, argument);
+    int const e = injected(c);
+    int const result = e > 0 ? -1 : ::ioctl(fd, request, argument);
+    if (e != 0) {
+        errno = e > 0 ? e : -e;
+        return -1;
+    }
+    return result;
 }
 
 } // namespace sys

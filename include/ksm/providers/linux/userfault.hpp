@@ -124,7 +124,8 @@ class userfault {
             std::int64_t done;
         } r{address(to), address(from), bytes, dont_wake, 0};
         int const e = control(call::uffd_move, _IOWR(0xAA, 0x05, decltype(r)), &r);
-        return {r.done > 0 ? static_cast<std::size_t>(r.done) : 0, e};
+        bool const told = (e == 0 || e == EAGAIN) && r.done > 0;
+        return {told ? static_cast<std::size_t>(r.done) : 0, e};
     }
     [[nodiscard]] int copy(std::byte* to, std::byte const* from, std::size_t bytes) const noexcept {
         struct {
