@@ -258,9 +258,9 @@ struct open_window {
             region.fill(i, i);
         }
         REQUIRE(machine.writers.enter() == status::ok);
-        window.emplace(machine.writers,
-                       detail::os::place{region.page(2), region.at(2), 2, 0, false, true},
-                       provider.page_size());
+        detail::os::place there{region.page(2), region.at(2), 2};
+        there.anonymous = true;
+        window.emplace(machine.writers, there, provider.page_size());
         REQUIRE(window->why() == status::ok);
     }
     static linux_options only_regions() {
@@ -368,6 +368,7 @@ TEST_CASE("a system call that writes waits, too, for pages that are moved or wri
 TEST_CASE("moved pages that are not replaced come back with their content", "[linux]") {
     KSM_NEEDS_USERFAULTFD(by_move());
     open_window w{by_move()};
+    CHECK(w.window->vacated());
     CHECK(w.window->pages() == 2);
     w.window->close();
     CHECK(w.region.holds(2, 2));
@@ -504,27 +505,44 @@ TEST_CASE("a child cloned inside a window opens its own copy of it", "[linux]") 
     w.window->close();
 }
 
-TEST_CASE("fork waits for a window, so a child can read into every page", "[linux]") {
-    open_window w;
-    std::atomic<bool> started{false};
+namespace {
+
+std::atomic<bool> fork_begins;
+std::atomic<bool> fork_is_done;
+
+} // namespace
+
+TEST_CASE("fork waits for a window, so a child has every page and can read into it", "[linux]") {
+    bool const moved = GENERATE(false, true);
+    if (moved) {
+        KSM_NEEDS_USERFAULTFD(by_move());
+    }
+    open_window w{moved ? by_move() : by_mprotect()};
+    // The latest handler runs first before a fork, and last after it.
+    static int const handlers =
+        ::pthread_atfork([] { fork_begins = true; }, [] { fork_is_done = true; }, nullptr);
+    REQUIRE(handlers == 0);
+    fork_begins = false;
+    fork_is_done = false;
     int state = -1;
     std::thread forker{[&] {
-        started = true;
         pid_t const child = ::fork();
         if (child == 0) {
             int fd[2];
-            bool const good = ::pipe(fd) == 0 && ::write(fd[1], "x", 1) == 1 &&
-                              ::read(fd[0], w.region.at(2), 1) == 1;
+            bool const good = w.region.holds(2, 2) && ::pipe(fd) == 0 &&
+                              ::write(fd[1], "x", 1) == 1 && ::read(fd[0], w.region.at(2), 1) == 1;
             ::_exit(good ? 0 : 1);
         }
         ::waitpid(child, &state, 0);
     }};
-    while (!started) {
+    while (!fork_begins) {
         ::sched_yield();
     }
-    for (int i = 0; i < 1000; ++i) {
-        ::sched_yield();
+    // A fork that does not wait has this long to be caught.
+    for (int i = 0; i < 100 && !fork_is_done; ++i) {
+        ::usleep(1000);
     }
+    CHECK_FALSE(fork_is_done);
     w.window->close();
     forker.join();
     CHECK(state == 0);
