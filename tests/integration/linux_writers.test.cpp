@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -363,6 +364,64 @@ TEST_CASE("a system call that writes waits, too, for pages that are moved or wri
         CHECK(r.result == 1);
         CHECK_FALSE(r.early);
     }
+}
+
+namespace {
+
+bool asleep(pid_t thread) {
+    char name[64];
+    std::snprintf(name, sizeof name, "/proc/self/task/%d/stat", thread);
+    std::FILE* const f = std::fopen(name, "r");
+    char state = 'R';
+    if (f == nullptr || std::fscanf(f, "%*d (%*[^)]) %c", &state) != 1) {
+        FAIL("no state of a thread");
+    }
+    std::fclose(f);
+    return state == 'S' || state == 'D';
+}
+
+} // namespace
+
+TEST_CASE("windows are counted, how long they were, and who waited for them", "[linux]") {
+    linux_options o = GENERATE(by_move(), by_wp(), by_mprotect());
+    if (o.strategy != write_exclusion::mprotect) {
+        KSM_NEEDS_USERFAULTFD(o);
+    }
+    o.count_waits = true;
+    open_window w{o};
+    std::atomic<pid_t> id{0};
+    std::thread writer{[&] {
+        id = static_cast<pid_t>(::syscall(SYS_gettid));
+        write_byte(w.region.at(2));
+    }};
+    while (id == 0 || !asleep(id)) {
+        ::sched_yield();
+    }
+    w.window->close();
+    writer.join();
+    linux_windows const t = w.machine.writers.windows().totals();
+    CHECK(t.opened == 1);
+    CHECK(t.refused == 0);
+    CHECK(t.waits == 1);
+    CHECK(t.longest_ns > 0);
+    CHECK(t.p99_ns == t.longest_ns);
+    CHECK(t.total_ns == t.longest_ns);
+}
+
+TEST_CASE("windows that the kernel refuses are counted by errno", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    linux_provider p{by_move()};
+    memory m{p, 1};
+    m.fill(0, 1);
+    detail::os::fault_hook.store([](detail::os::call c) noexcept {
+        return c == detail::os::call::uffd_register ? EBUSY : 0;
+    });
+    promotion const made = p.promote(p.space(), m.page(0), pages(1));
+    detail::os::fault_hook.store(nullptr);
+    CHECK(made.made.why == status::refused);
+    CHECK(p.windows().opened == 0);
+    CHECK(p.windows().refused == 1);
+    CHECK(p.windows().errors[EBUSY] == 1);
 }
 
 TEST_CASE("moved pages that are not replaced come back with their content", "[linux]") {

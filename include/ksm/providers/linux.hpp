@@ -19,9 +19,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#ifdef __cpp_exceptions
-#include <system_error>
-#endif
 
 #include <ksm/page_provider.hpp>
 #include <ksm/providers/linux/admission.hpp>
@@ -32,9 +29,11 @@
 #include <ksm/providers/linux/mirror.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/pagemap.hpp>
+#include <ksm/providers/linux/pins.hpp>
 #include <ksm/providers/linux/region_error.hpp>
 #include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/survey.hpp>
+#include <ksm/providers/linux/throwing_regions.hpp>
 #include <ksm/providers/linux/unmerging.hpp>
 #include <ksm/providers/linux/violations.hpp>
 #include <ksm/providers/linux/vm_flags.hpp>
@@ -42,7 +41,7 @@
 KSM_NAMESPACE_BEGIN
 
 /// Merges pages of the process's own memory.
-class linux_provider {
+class linux_provider : public detail::os::throwing_regions<linux_provider> {
   public:
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
     /// `capabilities()` says why.
@@ -69,6 +68,9 @@ class linux_provider {
 
     [[nodiscard]] linux_capabilities capabilities() const noexcept;
     [[nodiscard]] linux_usage usage() const noexcept;
+    [[nodiscard]] linux_windows windows() const noexcept {
+        return machine_.writers.windows().totals();
+    }
 
     [[nodiscard]] space_id space() const noexcept { return space_id{0}; }
     [[nodiscard]] std::size_t page_size() const noexcept { return machine_.page; }
@@ -88,20 +90,13 @@ class linux_provider {
     /// mappings of frames: MADV_DONTNEED shows the frame there, or zeros once it is given back, and
     /// only munmap or a new mapping ends that.
     [[nodiscard]] region_error try_release(page_range range) noexcept;
-
+    /// Gives pages of regions private memory, as a write to each would, and leaves them where they
+    /// are until `out` ends: merging them answers `busy`, they do not heal, and they cannot be
+    /// released. To be called before they are pinned for I/O where `no_pinned_io` is promised, or
+    /// where a reference is no pin (vmsplice). Costs each call of an operation a look at each pin.
+    [[nodiscard]] region_error try_pin(page_range range, linux_pin& out) noexcept;
 #if KSM_HAS_EXCEPTIONS
-    /// \throws std::system_error with the message of the fault; here and below.
-    [[nodiscard]] page_range map(page_count pages) {
-        page_range out;
-        raise(try_map(pages, out));
-        return out;
-    }
-    [[nodiscard]] page_range adopt(void* first, std::size_t bytes) {
-        page_range out;
-        raise(try_adopt(first, bytes, out));
-        return out;
-    }
-    void release(page_range range) { raise(try_release(range)); }
+    using detail::os::throwing_regions<linux_provider>::release;
 #endif
 
     /// Where changes are not tracked, lists every page. In a forked child the space has exited.
@@ -153,6 +148,17 @@ class linux_provider {
     /// `pages`; none if `first` is in no region.
     [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
                                                std::size_t pages) noexcept;
+    /// `step` with the next place whose pages are not pinned.
+    template <class Step>
+    [[nodiscard]] progress to_merge(space_id space, page_number first, std::size_t pages,
+                                    Step&& step) noexcept {
+        std::size_t const free = pins_.unpinned(first, pages);
+        if (free == 0) {
+            return {page_count{0}, status::busy};
+        }
+        detail::os::place const p = next_place(space, first, free);
+        return p.pages == 0 ? progress{page_count{0}, status::gone} : step(p);
+    }
     [[nodiscard]] std::span<std::byte const> view_of_copy(page_number page,
                                                           std::size_t pages) noexcept;
     /// The application has changed these pages of a region: they are its own from now on.
@@ -162,16 +168,6 @@ class linux_provider {
     void forget_mirrors() noexcept {
         mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
     }
-#if KSM_HAS_EXCEPTIONS
-    static void raise(region_error e) {
-        if (e) {
-            int const code = e.os                                    ? e.os.error
-                             : e.what == region_fault::out_of_memory ? ENOMEM
-                                                                     : EINVAL;
-            throw std::system_error(code, std::generic_category(), message(e.what));
-        }
-    }
-#endif
 
     detail::os::machinery machine_;
     detail::os::region_list regions_;
@@ -179,6 +175,7 @@ class linux_provider {
     detail::os::mapping_list mappings_;
     detail::os::mirror_store mirrors_{machine_.page};
     detail::os::healer healer_;
+    detail::os::pin_list pins_;
     bool stable_mappings_;
     std::size_t ranges_lost_ = 0;
     std::size_t pages_lost_ = 0;
@@ -206,8 +203,9 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.frames_punched = machine_.frames.punched();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
     u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + lost_.bytes() + mirrors_.bytes() + healer_.bytes() +
-                       machine_.reader.bytes() + detail::os::pagemap::buffer_bytes();
+                       regions_.bytes() + lost_.bytes() + pins_.bytes() + mirrors_.bytes() +
+                       healer_.bytes() + machine_.reader.bytes() +
+                       detail::os::pagemap::buffer_bytes();
     u.regions = regions_.size();
     u.region_pages = regions_.pages();
     u.ranges_lost = ranges_lost_;
@@ -273,6 +271,9 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (!regions_.prepare(1) || !lost_.prepare(1)) {
         return {region_fault::out_of_memory, {}};
     }
+    if (pins_.unpinned(range.first, range.count.value()) < range.count.value()) {
+        return {region_fault::pinned, {}};
+    }
     for (page_number from = range.first; from < range.end();) {
         progress const p = unmerge(space(), from, range.end() - from, detail::os::privacy::mapping);
         from += p.done;
@@ -290,6 +291,30 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     lost_.cut(range);
     forget_mirrors();
     machine_.reader.forget();
+    return {};
+}
+
+inline region_error linux_provider::try_pin(page_range range, linux_pin& out) noexcept {
+    if (range.count.value() == 0) {
+        return {region_fault::empty, {}};
+    }
+    if (machine_.marker.in_child()) {
+        return {region_fault::forked, {}};
+    }
+    if (!detail::os::covered(regions_, {}, range)) {
+        return {region_fault::not_a_region, {}};
+    }
+    if (!pins_.add(range)) {
+        return {region_fault::out_of_memory, {}};
+    }
+    out = linux_pin{pins_, range};
+    // The next survey finds merged and zero pages written.
+    machine_.tracker.expect_copies();
+    if (!detail::os::write_fault(address(range.first), range.count.value() << machine_.page_shift,
+                                 machine_.page)) {
+        out.reset();
+        return {region_fault::out_of_memory, {"madvise(MADV_POPULATE_WRITE)", ENOMEM}};
+    }
     return {};
 }
 
@@ -324,7 +349,7 @@ inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
 inline detail::os::place linux_provider::next_place(space_id space, page_number first,
                                                     std::size_t pages) noexcept {
     detail::os::region const* const r = regions_.find(first);
-    if (r == nullptr || space != this->space()) {
+    if (r == nullptr || space != this->space() || pages == 0) {
         return {first};
     }
     detail::os::place p = machine_.place_in(*r, first, pages);
@@ -369,7 +394,7 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     }
     if (r.end) {
         healer_.after_walk(machine_, mirrors_, regions_, [&](page_number p, std::size_t pages) {
-            return next_place(space, p, pages);
+            return next_place(space, p, pins_.unpinned(p, pages));
         });
     }
     machine_.frames.reclaim(r.end); // once a pass the children are asked after
@@ -391,10 +416,10 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     status why = status::ok;
     while (done < room.frames && why == status::ok) {
         page_count const so_far{done};
-        detail::os::place const p = next_place(space, first + so_far, room.frames - done);
-        progress const one = p.pages == 0
-                                 ? progress{page_count{0}, status::gone}
-                                 : detail::os::promote_pages(machine_, p, room.first + so_far);
+        progress const one =
+            to_merge(space, first + so_far, room.frames - done, [&](detail::os::place const& p) {
+                return detail::os::promote_pages(machine_, p, room.first + so_far);
+            });
         done += one.done.value();
         why = one.why;
     }
@@ -418,9 +443,10 @@ inline progress linux_provider::merge(space_id space, page_number first, page_co
         frame_id const f = frame + all.done;
         std::size_t const most =
             std::min((pages - all.done).value(), machine_.frames.to_arena_end(f));
-        detail::os::place const p = next_place(space, first + all.done, most);
-        progress const one = p.pages == 0 ? progress{page_count{0}, status::gone}
-                                          : detail::os::merge_pages(machine_, p, f);
+        progress const one =
+            to_merge(space, first + all.done, most, [&](detail::os::place const& p) {
+                return detail::os::merge_pages(machine_, p, f);
+            });
         all.done += one.done;
         all.why = one.why;
     }
@@ -436,9 +462,9 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
     exclusion_guard const guard{&machine_.writers};
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
-        progress const one = p.pages == 0 ? progress{page_count{0}, status::gone}
-                                          : detail::os::zero_pages(machine_, p);
+        progress const one = to_merge(
+            space, first + all.done, (pages - all.done).value(),
+            [&](detail::os::place const& p) { return detail::os::zero_pages(machine_, p); });
         all.done += one.done;
         all.why = one.why;
     }

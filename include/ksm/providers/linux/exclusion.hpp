@@ -15,6 +15,7 @@
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/segv_handler.hpp>
 #include <ksm/providers/linux/userfault.hpp>
+#include <ksm/providers/linux/window_log.hpp>
 #include <ksm/providers/linux/write_protector.hpp>
 #include <ksm/version.hpp>
 
@@ -71,6 +72,8 @@ class exclusion {
     /// What a call would use now, and why.
     [[nodiscard]] verdict judge() const noexcept;
     [[nodiscard]] os_error refusal() const noexcept { return refusal_; }
+    [[nodiscard]] window_log& windows() noexcept { return log_; }
+    [[nodiscard]] window_log const& windows() const noexcept { return log_; }
 
     /// Begins a public call. Anything but ok: no window may be opened, and no `leave`.
     [[nodiscard]] status enter() noexcept {
@@ -193,6 +196,7 @@ class exclusion {
     fault_window* window_ = nullptr;
     char const* disabled_ = nullptr;
     os_error refusal_;
+    window_log log_;
     write_exclusion in_force_ = write_exclusion::off;
     bool can_move_ = false;
     bool can_protect_ = false;

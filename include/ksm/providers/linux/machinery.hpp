@@ -94,6 +94,7 @@ struct machinery {
 
     /// Pages could not be given another mapping; they are as they were.
     [[nodiscard]] status refused(char const* call, int error, bool hole) noexcept {
+        writers.windows().error(error);
         refusal const r = mapping_refused(error, hole);
         if (r.why == status::out_of_mappings) {
             budget.exhausted(mappings());

@@ -3,6 +3,7 @@
 #ifndef KSM_PROVIDERS_LINUX_OPTIONS_HPP
 #define KSM_PROVIDERS_LINUX_OPTIONS_HPP
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -65,6 +66,10 @@ struct linux_options {
     /// a microsecond. Otherwise the contents of all pages are compared.
     bool track_changes = true;
 
+    /// Counts the accesses that had to wait for a window (`linux_windows::waits`), which with
+    /// `move` and `wp` costs a system call a window.
+    bool count_waits = false;
+
     /// Share of the mappings that the application does not use (vm.max_map_count) that merging may
     /// take. Whatever it says, 8192 are left.
     double mapping_share = 0.5;
@@ -108,6 +113,21 @@ struct linux_usage {
     /// were regions. They are regions no more.
     std::size_t ranges_lost = 0;
     std::size_t pages_lost = 0;
+};
+
+/// Write windows: while one is open, who accesses its pages waits (with `wp` and `mprotect`: who
+/// writes to them).
+struct linux_windows {
+    std::uint64_t opened = 0;
+    std::uint64_t refused = 0;    ///< Could not be opened.
+    std::uint64_t total_ns = 0;   ///< Of those that were, from before opening until after closing.
+    std::uint64_t longest_ns = 0; ///< The same.
+    /// No more than one in a hundred was longer; up to a quarter too high.
+    std::uint64_t p99_ns = 0;
+    std::uint64_t waits = 0; ///< Accesses that waited until one was closed; see `count_waits`.
+    /// How often the kernel refused a window, or the mapping that was to replace its pages, by
+    /// errno. What it means for the page is counted by `statistics::by_status`.
+    std::array<std::uint64_t, 134> errors{};
 };
 
 KSM_NAMESPACE_END

@@ -64,7 +64,7 @@ class page_mover {
     /// and nothing has changed.
     [[nodiscard]] window_refusal open(place const& p) noexcept {
         window_refusal r = try_open(p);
-        if (r.error == EBUSY) {
+        if (r.why == status::busy && r.error == EBUSY) {
             // Since a fork, pages that nobody has written to are taken for shared, also when the
             // child is gone. A write fault makes them exclusive; pages that are pinned stay busy.
             static_cast<void>(advise(p.at, p.pages * page_, madv_populate_write));
@@ -133,11 +133,11 @@ class page_mover {
     [[nodiscard]] window_refusal enrolment_refused(int e, place const& p) const noexcept {
         switch (e) {
         case ENOMEM:
-            return {has_hole(p.at, p.pages * page_, page_) ? status::gone
-                                                           : status::out_of_mappings};
+            return {has_hole(p.at, p.pages * page_, page_) ? status::gone : status::out_of_mappings,
+                    e};
         case EBUSY:  // another userfaultfd has it
         case EINVAL: // not anonymous memory any more
-        case EPERM: return {status::refused};
+        case EPERM: return {status::refused, e};
         default: return {status::refused, e, true};
         }
     }

@@ -25,6 +25,7 @@ enum class region_fault : std::uint8_t {
     special,        ///< Attributes that merging would lose, or watched by somebody else.
     mixed,          ///< MAP_NORESERVE in one part only.
     not_a_region,   ///< A part does not belong to a region.
+    pinned,         ///< A part is pinned.
     forked,         ///< The provider belongs to the parent process.
     out_of_memory,
     refused, ///< The operating system refused; see `os`.
@@ -46,6 +47,7 @@ enum class region_fault : std::uint8_t {
     case region_fault::special: return "a part of the range has attributes that merging would lose";
     case region_fault::mixed: return "only a part of the range is MAP_NORESERVE";
     case region_fault::not_a_region: return "a part of the range does not belong to a region";
+    case region_fault::pinned: return "a part of the range is pinned";
     case region_fault::forked: return "the provider belongs to the parent process";
     case region_fault::out_of_memory: return "no memory";
     case region_fault::refused: return "the operating system refused";

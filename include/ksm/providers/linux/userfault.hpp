@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
 // A userfaultfd: the kernel makes accesses to chosen pages wait. What Linux 6.1's headers lack is
-// defined here. Nobody reads the descriptor: the merging thread itself ends every wait.
+// defined here. Nobody need read the descriptor: the merging thread itself ends every wait.
 #ifndef KSM_PROVIDERS_LINUX_USERFAULT_HPP
 #define KSM_PROVIDERS_LINUX_USERFAULT_HPP
 
@@ -104,6 +104,17 @@ class userfault {
     void wake(std::byte const* at, std::size_t bytes) const noexcept {
         range r{address(at), bytes};
         static_cast<void>(control(call::uffd_wake, _IOR(0xAA, 0x02, range), &r));
+    }
+    /// Accesses that wait and have not been counted before.
+    [[nodiscard]] std::size_t count_waiting() const noexcept {
+        std::byte messages[16][32]; // struct uffd_msg
+        std::size_t all = 0;
+        ssize_t n = sizeof messages;
+        while (n == static_cast<ssize_t>(sizeof messages)) {
+            n = sys::read(file_.get(), messages, sizeof messages);
+            all += n > 0 ? static_cast<std::size_t>(n) / sizeof messages[0] : 0;
+        }
+        return all;
     }
     /// Opening wakes who waits.
     [[nodiscard]] int protect(std::byte const* at, std::size_t bytes, bool on) const noexcept {

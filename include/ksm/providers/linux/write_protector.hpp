@@ -66,7 +66,7 @@ class write_protector {
             close(p);
         }
         switch (e) {
-        case ENOMEM: return {hole ? status::gone : status::out_of_mappings};
+        case ENOMEM: return {hole ? status::gone : status::out_of_mappings, e};
         case EAGAIN: return {status::busy, e};
         case ENOENT: return {status::gone, e};
         case EBUSY:

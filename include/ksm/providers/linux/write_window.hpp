@@ -30,8 +30,11 @@ class write_window {
             return;
         }
         block_signals();
+        opened_at_ = window_log::now();
         open();
         if (why_.why != status::ok) {
+            e.log_.refused();
+            e.log_.error(why_.error);
             if (why_.disable) {
                 e.disable("A window could not be opened, for an error that should not be: see "
                           "refusal.",
@@ -83,11 +86,21 @@ class write_window {
         switch (way_) {
         case way::none: break;
         case way::mprotect:
+            exclusion_.log_.waited(exclusion_.window_->waiting.load());
             // An error says that the application has unmapped a part: there is nothing to open.
             static_cast<void>(segv_handler::instance().close(*exclusion_.window_));
             break;
-        case way::protect: exclusion_.protector_.close(place_); break;
-        case way::move: exclusion_.mover_.close(place_, replaced_, empty_); break;
+        case way::protect:
+            count_waiting(exclusion_.guard_);
+            exclusion_.protector_.close(place_);
+            break;
+        case way::move:
+            count_waiting(exclusion_.faults_);
+            exclusion_.mover_.close(place_, replaced_, empty_);
+            break;
+        }
+        if (way_ != way::none) {
+            exclusion_.log_.opened(window_log::now() - opened_at_);
         }
         way_ = way::none;
         unblock_signals();
@@ -137,6 +150,12 @@ class write_window {
         }
     }
 
+    void count_waiting(userfault const& faults) const noexcept {
+        if (exclusion_.options_.count_waits) {
+            exclusion_.log_.waited(faults.count_waiting());
+        }
+    }
+
     [[nodiscard]] std::size_t bytes() const noexcept { return place_.pages * page_; }
     [[nodiscard]] bool holds(void const* object, std::size_t size) const noexcept {
         auto const o = reinterpret_cast<std::uintptr_t>(object);
@@ -174,6 +193,7 @@ class write_window {
     std::size_t pages_;
     std::byte const* content_;
     std::size_t replaced_ = 0;
+    std::uint64_t opened_at_ = 0;
     window_refusal why_;
     sigset_t before_;
     way way_ = way::none;
