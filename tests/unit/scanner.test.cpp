@@ -664,6 +664,40 @@ TEST_CASE("A wrong prediction costs a comparison and no data") {
     CHECK(m.share(m.space, 31, copy, 31));
 }
 
+TEST_CASE("A run that ends where a call ended is not asked to go on") {
+    machine m(64);
+    auto const copy = m.memory.create_space();
+    m.add_pages(copy, 64);
+    ksm::tracing_provider traced(m.memory);
+    scanning<ksm::standard_policy, ksm::tracing_provider<ksm::simulated_provider>> s(traced,
+                                                                                     m.space);
+    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
+    s.passes(2);
+    auto const third = m.memory.create_space();
+    m.add_pages(third, 64);
+    for (std::uint64_t p = 16; p < 64; ++p) {
+        m.write(third, p, 1000 + p);
+    }
+    REQUIRE(s.scanner.enter(third) == ksm::status::ok);
+    s.passes(1);
+    traced.calls.clear();
+    s.passes(1);
+    CHECK(std::ranges::count(traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 1);
+    CHECK(s.statistics().pages_sharing == 80);
+}
+
+TEST_CASE("Of scattered zero pages no other page is asked for") {
+    machine m(64);
+    for (std::uint64_t p = 0; p < 64; ++p) {
+        m.write(p, p % 3 == 2 ? p : 0);
+    }
+    scanning<> s(m.memory, m.space);
+    REQUIRE(s.scanner.tune("use_zero_pages", 1) == ksm::tunable_error::none);
+    s.passes(2);
+    CHECK(s.statistics().ksm_zero_pages == 43);
+    CHECK(s.statistics().by_status[static_cast<std::size_t>(ksm::status::changed)] == 0);
+}
+
 TEST_CASE("merge_now merges a quiet range without a second pass") {
     machine m(8);
     for (std::uint64_t p = 0; p < 8; ++p) {

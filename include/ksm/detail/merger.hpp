@@ -127,7 +127,8 @@ class merger {
             if (!zero_at(page_of(a))) {
                 return 0;
             }
-            return merge_run(
+            // A page that is not zero shows it in its first word: cheaper than asking for it.
+            return merge_run<true>(
                 a, budget, [&](std::size_t) { return true; },
                 [&](std::size_t i) { return zero_at(page_of(a) + page_count{i}); },
                 [&](page_number first, page_count n, std::size_t) {
@@ -166,7 +167,7 @@ class merger {
             stable_node* const next = index_.node_of(frame + page_count{i});
             return next != nullptr && next->partition == node.partition;
         };
-        return merge_run(
+        return merge_run<false>(
             a, budget, follower,
             [&](std::size_t i) {
                 page_bytes const mine = contents_.view(space_of(a), page_of(a) + page_count{i});
@@ -365,10 +366,11 @@ class merger {
 
     /// Merges the page of `a` and, while `follows(i)` and the pages behind it await a visit, its
     /// followers, by calls of `merge(first, pages, i)`; `joined(item, i)` keeps the books.
-    /// `likely(1)` decides whether the first call already takes followers along: a wrong guess
-    /// costs a comparison, never data, because the provider compares.
+    /// `likely(i)` decides whether a call takes the first of its followers along, or with
+    /// `looks_at_all` any: a wrong guess costs a write window for all of them, never data, because
+    /// the provider compares.
     /// \returns The pages visited; 0 when the content of the first one differs.
-    template <class Follows, class Likely, class Merge, class Joined>
+    template <bool looks_at_all, class Follows, class Likely, class Merge, class Joined>
     std::size_t merge_run(rmap_item& a, std::size_t budget, Follows&& follows, Likely&& likely,
                           Merge&& merge, Joined&& joined) noexcept {
         space& s = space_of(a);
@@ -381,7 +383,8 @@ class merger {
         std::size_t done = 0;
         for (;;) {
             std::size_t n = done == 0 ? 1 : 0;
-            while (n < batch && joins(done + n)) {
+            while (n < batch && joins(done + n) &&
+                   ((n != 0 && !looks_at_all) || likely(done + n))) {
                 ++n;
             }
             if (n == 0) {

@@ -397,6 +397,7 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
             return next_place(space, p, pins_.unpinned(p, pages));
         });
     }
+    machine_.writers.rest();
     machine_.frames.reclaim(r.end); // once a pass the children are asked after
     return r;
 }

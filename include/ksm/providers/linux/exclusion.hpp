@@ -96,6 +96,9 @@ class exclusion {
         }
     }
 
+    /// Gives back the memory of replaced pages.
+    void rest() noexcept { mover_.rest(); }
+
     /// Anonymous memory that has become part of a region: faults there may be ours.
     void watch(std::byte const* at, std::size_t bytes) noexcept {
         if (window_ != nullptr) {

@@ -72,12 +72,14 @@ class page_mover {
         }
         return r;
     }
-    [[nodiscard]] std::byte const* content() noexcept { return scratch_.get(page_); }
+    [[nodiscard]] std::byte const* content() noexcept { return slot(0); }
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     /// Why there are not more.
     [[nodiscard]] status why_short() const noexcept { return why_short_; }
 
     /// The first `replaced` pages have another mapping by now, or stay empty; the rest is put back.
+    /// What is not put back stays in the scratch memory until that is full: giving it back costs a
+    /// flush of every processor's TLB, once then and not in each window.
     void close(place const& p, std::size_t replaced, bool empty = false) noexcept {
         std::size_t used = replaced;
         for (std::size_t i = replaced; i < pages_;) {
@@ -85,16 +87,35 @@ class page_mover {
             used = n == 0 ? pages_ : used;
             i += n == 0 ? 1 : n;
         }
-        wipe(0, used);
+        taken_ += std::max(used, dirty_);
         pages_ = 0;
         finish(p, empty ? 0 : replaced);
+    }
+
+    /// Gives back what is left in the scratch memory.
+    void rest() noexcept {
+        if (taken_ != 0 && advise(scratch_.get(page_), taken_ * page_, MADV_DONTNEED) == 0) {
+            taken_ = 0;
+        }
     }
 
   private:
     static constexpr int most_tries = 8;
 
+    /// Where page `i` of the window goes.
+    [[nodiscard]] std::byte* slot(std::size_t i) noexcept {
+        return scratch_.get(page_) + (taken_ + i) * page_;
+    }
+
     [[nodiscard]] window_refusal try_open(place const& p) noexcept {
         std::size_t const bytes = p.pages * page_;
+        if (taken_ + p.pages > window_pages) {
+            rest();
+            if (taken_ != 0) { // what lies there could come back into the wrong place
+                return {status::busy};
+            }
+        }
+        dirty_ = 0;
         fork_gate::instance().enter();
         int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
         if (e != 0) {
@@ -109,7 +130,7 @@ class page_mover {
         }
         std::size_t moved = 0;
         for (int tries = 0; moved < bytes && tries < most_tries; ++tries) {
-            auto const m = faults_.move(scratch_.get(page_) + moved, p.at + moved, bytes - moved);
+            auto const m = faults_.move(slot(0) + moved, p.at + moved, bytes - moved);
             moved += m.bytes;
             e = m.error;
             // With a part done the answer is EAGAIN; the next one says what is in the way.
@@ -124,6 +145,7 @@ class page_mover {
             recall(p);
         }
         if (pages_ == 0) {
+            taken_ += dirty_;
             finish(p, 0);
             return r;
         }
@@ -157,16 +179,8 @@ class page_mover {
     /// Linux 6.18 was seen to move a page and to answer EEXIST nevertheless when the machine is
     /// busy. What is away beyond the pages that it owns up to comes back.
     void recall(place const& p) noexcept {
-        std::size_t used = pages_;
         for (std::size_t i = pages_; i < p.pages; ++i) {
-            used = put_back(p.at, i, 1) == 0 ? p.pages : used;
-        }
-        wipe(pages_, used - pages_);
-    }
-    void wipe(std::size_t first, std::size_t pages) noexcept {
-        if (pages != 0) {
-            static_cast<void>(
-                advise(scratch_.get(page_) + first * page_, pages * page_, MADV_DONTNEED));
+            dirty_ = put_back(p.at, i, 1) == 0 ? p.pages : dirty_;
         }
     }
 
@@ -174,7 +188,7 @@ class page_mover {
     /// its place, by this call or before, or the application has unmapped the place.
     [[nodiscard]] std::size_t put_back(std::byte* at, std::size_t first, std::size_t n) noexcept {
         std::byte* const to = at + first * page_;
-        std::byte* const from = scratch_.get(page_) + first * page_;
+        std::byte* const from = slot(first);
         userfault::moved m = faults_.move(to, from, n * page_);
         for (int tries = 0; m.bytes == 0 && m.error == EAGAIN && tries < most_tries; ++tries) {
             m = faults_.move(to, from, n * page_);
@@ -208,8 +222,9 @@ class page_mover {
         // Waiters for an absent page would wait for ever in a range that stays enrolled. Leaving
         // needs no mapping, only a little of the kernel's memory: wait for it. Other errors tell
         // that the application has unmapped the range, or closed our descriptor, which wakes all.
+        // Where all pages have another mapping there is nothing to leave.
         long pause = 1000;
-        for (int tries = 1; true; ++tries) {
+        for (int tries = 1; remapped < p.pages; ++tries) {
             int const e = faults_.dismiss(p.at, bytes);
             if (e == 0 || (e != ENOMEM && tries == most_tries)) {
                 break;
@@ -230,6 +245,8 @@ class page_mover {
     scratch_memory scratch_;
     std::size_t page_ = 0;
     std::size_t pages_ = 0; ///< That are away.
+    std::size_t taken_ = 0; ///< Places in the scratch memory where earlier windows left something.
+    std::size_t dirty_ = 0; ///< Of those behind them, where this window may have left something.
     status why_short_ = status::ok;
 };
 
