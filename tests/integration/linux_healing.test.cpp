@@ -44,6 +44,13 @@ frame_id sixteen_frames(linux_provider& p) {
     return made.first;
 }
 
+/// That may copy what may not be pinned.
+linux_options move_without_pins() {
+    linux_options o = by_move();
+    o.no_pinned_io = true;
+    return o;
+}
+
 std::byte* map_anonymous(std::size_t bytes, int protection) {
     void* const at = ::mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(at != MAP_FAILED);
@@ -53,7 +60,9 @@ std::byte* map_anonymous(std::size_t bytes, int protection) {
 } // namespace
 
 TEST_CASE("unmerged pages give their mappings back", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options const options =
+        GENERATE(quiescent(), by_mprotect(), by_wp(), move_without_pins());
+    KSM_NEEDS_USERFAULTFD(options);
     linux_provider p{options};
     frame_id const f = sixteen_frames(p);
     memory m{p, 600};
@@ -95,7 +104,9 @@ TEST_CASE("unmerged pages give their mappings back", "[linux]") {
 }
 
 TEST_CASE("written pages heal when they have rested for two walks", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect());
+    linux_options const options =
+        GENERATE(quiescent(), by_mprotect(), by_wp(), move_without_pins());
+    KSM_NEEDS_USERFAULTFD(options);
     linux_provider p{options};
     frame_id const f = sixteen_frames(p);
     memory m{p, 300};
@@ -412,7 +423,9 @@ TEST_CASE("what could not be given back at the kernel's limit heals later", "[li
 
 TEST_CASE("no store is lost, and no reader goes back, while pages are merged and healed",
           "[linux]") {
-    linux_provider p{by_mprotect()};
+    linux_options const options = GENERATE(by_mprotect(), by_wp(), move_without_pins());
+    KSM_NEEDS_USERFAULTFD(options);
+    linux_provider p{options};
     constexpr std::size_t n = 64;
     memory m{p, n};
     std::memset(m.at(0), 0, n * p.page_size());
@@ -445,7 +458,7 @@ TEST_CASE("no store is lost, and no reader goes back, while pages are merged and
     }};
     std::size_t merged = 0, unmerged = 0;
     std::uint64_t x = 9;
-    auto const end = std::chrono::steady_clock::now() + std::chrono::seconds{4};
+    auto const end = std::chrono::steady_clock::now() + std::chrono::seconds{2};
     for (int round = 0; std::chrono::steady_clock::now() < end; ++round) {
         x = x * 6364136223846793005U + 1442695040888963407U;
         std::size_t const i = (x >> 33) % n;

@@ -14,6 +14,10 @@
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
+/// Pages that are copied in one window: a page takes as long as three that are only compared, and
+/// writers wait.
+inline constexpr std::size_t promoted_at_once = 48;
+
 /// What the replacement in a window came to.
 struct replacement {
     int error = 0;
