@@ -209,7 +209,7 @@ constexpr errno_row errno_table[] = {
      "EPERM: ok; EAGAIN: ok; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: ok, off"},
     {v | w, "release, uffd_write_protect 1",
      "EPERM: ok; EAGAIN: ok; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: ok, off"},
-    {v | w, "release, uffd_write_protect 5",
+    {v | w, "release, uffd_write_protect 2",
      "EPERM: ok; EAGAIN: ok; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: ok, off"},
 };
 

@@ -56,6 +56,7 @@ enum class restoration : unsigned char { done, not_possible, no_memory };
             sys::mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, p.at);
         error = got == MAP_FAILED ? errno : 0;
         repaired = error != 0 && m.repair(p.at, p.pages, copy, p.map_flags);
+        window.replaced(error == 0 || repaired ? p.pages : 0);
     }
     if (error == 0) {
         m.made_anonymous(p.at, bytes);

@@ -97,19 +97,21 @@ class write_protector {
         return true;
     }
 
-    /// Replaced pages, too: who waits for them does not notice that they were replaced.
-    void close(place const& p) noexcept {
-        std::size_t const bytes = p.pages * page_;
-        // One call fails as a whole where a mapping was replaced: then page by page.
-        if (faults_.protect(p.at, bytes, false) != 0) {
+    /// The first `replaced` pages have another mapping by now, which nothing protects: who waits
+    /// for them only has to wake up.
+    void close(place const& p, std::size_t replaced = 0) noexcept {
+        std::byte* const rest = p.at + replaced * page_;
+        std::size_t const bytes = (p.pages - replaced) * page_;
+        // One call fails as a whole where the application has replaced a page: then one by one.
+        if (bytes != 0 && faults_.protect(rest, bytes, false) != 0) {
             for (std::size_t i = 0; i < bytes; i += page_) {
-                static_cast<void>(faults_.protect(p.at + i, page_, false));
+                static_cast<void>(faults_.protect(rest + i, page_, false));
             }
         }
-        if (!p.anonymous) {
-            static_cast<void>(faults_.dismiss(p.at, bytes));
+        if (!p.anonymous && bytes != 0) {
+            static_cast<void>(faults_.dismiss(rest, bytes));
         }
-        faults_.wake(p.at, bytes);
+        faults_.wake(p.at, p.pages * page_);
     }
 
   private:

@@ -92,7 +92,7 @@ class write_window {
             break;
         case way::protect:
             count_waiting(exclusion_.guard_);
-            exclusion_.protector_.close(place_);
+            exclusion_.protector_.close(place_, replaced_);
             break;
         case way::move:
             count_waiting(exclusion_.faults_);
