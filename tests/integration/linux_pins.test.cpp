@@ -104,6 +104,25 @@ TEST_CASE("merged, zero and untouched pages have memory of their own when they a
     CHECK(look(p, m.page(50)).state == page_state::zero);
 }
 
+TEST_CASE("unmerging a page that was merged when it was pinned leaves it where it is", "[linux]") {
+    linux_options const o = any_strategy();
+    KSM_NEEDS_USERFAULTFD(o);
+    linux_provider p{o};
+    memory m{p, 3};
+    m.fill(0, 1);
+    m.fill(1, 1);
+    m.fill(2, 2);
+    promotion const made = p.promote(p.space(), m.page(0), pages(1));
+    REQUIRE(p.merge(p.space(), m.page(1), pages(1), made.first).why == status::ok);
+    linux_pin const pin = p.pin({m.page(1), pages(1)});
+    std::uint64_t const where = physical(m.page(1));
+    progress const all = p.unmerge(p.space(), m.page(0), pages(3));
+    CHECK(all.done == pages(3));
+    CHECK(all.why == status::ok);
+    CHECK(physical(m.page(1)) == where);
+    CHECK(m.holds(1, 1));
+}
+
 TEST_CASE("what is pinned cannot be released", "[linux]") {
     linux_provider p{quiescent()};
     memory m{p, 4};

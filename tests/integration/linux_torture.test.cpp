@@ -39,7 +39,7 @@ constexpr torture::strategy strategies[] = {
 };
 // clang-format on
 
-std::string describe(torture::strategy const& s, torture::totals const& t) {
+std::string describe(torture::strategy const& s, torture::totals const& t, linux_windows const& l) {
     char text[400];
     std::snprintf(text, sizeof text,
                   "%s: %" PRIu64 " checked stores, %" PRIu64 " system-call writes, %" PRIu64
@@ -54,6 +54,8 @@ std::string describe(torture::strategy const& s, torture::totals const& t) {
             line += ' ' + std::to_string(t.by_status[i]) + ' ' + name(static_cast<status>(i));
         }
     }
+    line += "; p99 " + std::to_string(l.p99_ns / 1000) + " us, longest " +
+            std::to_string(l.longest_ns / 1000) + " us, " + std::to_string(l.waits) + " waits";
     return line;
 }
 
@@ -134,7 +136,7 @@ void soak(torture::strategy const& rules) {
         INFO(a->name() << ": " << a->first_fault());
         CHECK(a->faults() == 0);
     }
-    std::string const line = describe(rules, t);
+    std::string const line = describe(rules, t, w.provider.windows());
     torture::report(line);
     INFO(line);
     CHECK(std::memcmp(w.calm.first, w.snapshot.data(), w.snapshot.size()) == 0);

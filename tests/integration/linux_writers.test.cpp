@@ -63,6 +63,7 @@ struct {
     unsigned nth;
     unsigned seen;
 } silent_move;
+detail::os::call refused_call;
 /// As Linux 6.18 was seen to do.
 int move_silently(detail::os::call c) noexcept {
     return c == detail::os::call::uffd_move && ++silent_move.seen == silent_move.nth ? -EEXIST : 0;
@@ -406,6 +407,26 @@ TEST_CASE("windows are counted, how long they were, and who waited for them", "[
     CHECK(t.longest_ns > 0);
     CHECK(t.p99_ns == t.longest_ns);
     CHECK(t.total_ns == t.longest_ns);
+}
+
+TEST_CASE("fork goes on after moving was tried in vain", "[linux]") {
+    detail::os::call const which =
+        GENERATE(detail::os::call::uffd_move, detail::os::call::uffd_register);
+    refused_call = which;
+    CHECK(in_child([] {
+              detail::os::fault_hook.store(
+                  [](detail::os::call c) noexcept { return c == refused_call ? EINVAL : 0; });
+              linux_provider const p{by_move()};
+              detail::os::fault_hook.store(nullptr);
+              if (p.capabilities().strategy == write_exclusion::move) {
+                  return 1;
+              }
+              pid_t const child = ::fork();
+              if (child == 0) {
+                  ::_exit(0);
+              }
+              return ::waitpid(child, nullptr, 0) == child ? 0 : 2;
+          }) == 0);
 }
 
 TEST_CASE("windows that the kernel refuses are counted by errno", "[linux]") {

@@ -49,6 +49,13 @@ TEST_CASE("the p99 is at most a quarter too high") {
     }
 }
 
+TEST_CASE("a window in which the process was stopped for years is counted") {
+    window_log log;
+    log.opened(UINT64_MAX);
+    CHECK(log.totals().opened == 1);
+    CHECK(log.totals().p99_ns == UINT64_MAX);
+}
+
 TEST_CASE("an errno that there is no room for is not counted") {
     window_log log;
     log.error(-1);

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include <ksm/page_provider.hpp>
 #include <ksm/providers/linux/admission.hpp>
@@ -133,16 +134,6 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
 
   private:
     static constexpr char const* no_pagemap = "The kernel does not let us read /proc/self/pagemap.";
-
-    /// The end of a write exclusion that `enter` began.
-    struct exclusion_guard {
-        detail::os::exclusion* writers;
-        ~exclusion_guard() {
-            if (writers != nullptr) {
-                writers->leave();
-            }
-        }
-    };
 
     /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
     /// `pages`; none if `first` is in no region.
@@ -301,20 +292,24 @@ inline region_error linux_provider::try_pin(page_range range, linux_pin& out) no
     if (machine_.marker.in_child()) {
         return {region_fault::forked, {}};
     }
-    if (!detail::os::covered(regions_, {}, range)) {
-        return {region_fault::not_a_region, {}};
+    for (page_number from = range.first; from < range.end();) {
+        detail::os::place const p = next_place(space(), from, (range.end() - from).value());
+        if (p.pages == 0) {
+            return {region_fault::not_a_region, {}};
+        }
+        from += page_count{p.pages};
     }
     if (!pins_.add(range)) {
         return {region_fault::out_of_memory, {}};
     }
-    out = linux_pin{pins_, range};
+    linux_pin made{pins_, range};
     // The next survey finds merged and zero pages written.
     machine_.tracker.expect_copies();
     if (!detail::os::write_fault(address(range.first), range.count.value() << machine_.page_shift,
                                  machine_.page)) {
-        out.reset();
         return {region_fault::out_of_memory, {"madvise(MADV_POPULATE_WRITE)", ENOMEM}};
     }
+    out = std::move(made);
     return {};
 }
 
@@ -408,7 +403,7 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     if (status const s = machine_.writers.enter(); s != status::ok) {
         return {frame_id{}, {page_count{0}, s}};
     }
-    exclusion_guard const guard{&machine_.writers};
+    detail::os::exclusion::guard const guard{&machine_.writers};
     detail::os::frame_store::reservation const room = machine_.frames.reserve(pages.value());
     if (room.frames == 0) {
         return {frame_id{}, {page_count{0}, status::out_of_frames}};
@@ -439,7 +434,7 @@ inline progress linux_provider::merge(space_id space, page_number first, page_co
     if (status const s = machine_.writers.enter(); s != status::ok) {
         return {page_count{0}, s};
     }
-    exclusion_guard const guard{&machine_.writers};
+    detail::os::exclusion::guard const guard{&machine_.writers};
     progress all;
     while (all.done < pages && all.why == status::ok) {
         frame_id const f = frame + all.done;
@@ -461,7 +456,7 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
     if (status const s = machine_.writers.enter(); s != status::ok) {
         return {page_count{0}, s};
     }
-    exclusion_guard const guard{&machine_.writers};
+    detail::os::exclusion::guard const guard{&machine_.writers};
     progress all;
     while (all.done < pages && all.why == status::ok) {
         progress const one = to_merge(
@@ -476,10 +471,15 @@ inline progress linux_provider::merge_zero(space_id space, page_number first,
 inline progress linux_provider::unmerge(space_id space, page_number first, page_count pages,
                                         detail::os::privacy wanted) noexcept {
     bool const exclusive = machine_.writers.enter() == status::ok;
-    exclusion_guard const guard{exclusive ? &machine_.writers : nullptr};
+    detail::os::exclusion::guard const guard{exclusive ? &machine_.writers : nullptr};
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        detail::os::place const p = next_place(space, first + all.done, (pages - all.done).value());
+        std::size_t const free = pins_.unpinned(first + all.done, (pages - all.done).value());
+        if (free == 0) { // private since it was pinned
+            all.done += page_count{1};
+            continue;
+        }
+        detail::os::place const p = next_place(space, first + all.done, free);
         progress const one =
             p.pages == 0 ? progress{page_count{0}, status::gone}
                          : detail::os::unmerge_pages(machine_, mirrors_, p, wanted, exclusive);

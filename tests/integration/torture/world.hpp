@@ -38,6 +38,7 @@ struct strategy {
         o.strategy = exclusion;
         o.no_syscall_io = promises_no_syscall_io;
         o.no_pinned_io = promises_no_pinned_io;
+        o.count_waits = true;
         if (needs_hooks) {
             o.freeze = safepoint::freeze;
             o.thaw = safepoint::thaw;

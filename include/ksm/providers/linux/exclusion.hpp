@@ -96,6 +96,16 @@ class exclusion {
         }
     }
 
+    /// The end of what `enter` began; null: nothing.
+    struct guard {
+        exclusion* writers;
+        ~guard() {
+            if (writers != nullptr) {
+                writers->leave();
+            }
+        }
+    };
+
     /// Gives back the memory of replaced pages.
     void rest() noexcept { mover_.rest(); }
 

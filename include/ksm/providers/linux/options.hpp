@@ -106,7 +106,9 @@ struct linux_usage {
     std::size_t frames_dead = 0;    ///< Nobody here needs them, but perhaps a forked child does.
     std::size_t frames_punched = 0; ///< Given back: places for frames to come.
     std::size_t frame_bytes = 0;    ///< Memory of the live and the dead.
-    std::size_t metadata_bytes = 0; ///< Own memory, frames not counted.
+    /// Own memory, frames not counted, nor up to 512 KiB of replaced pages that `move` keeps until
+    /// the next survey ends.
+    std::size_t metadata_bytes = 0;
     std::size_t regions = 0;
     std::size_t region_pages = 0;
     /// Ranges, and their pages, that the application unmapped, replaced or protected while they
@@ -119,14 +121,16 @@ struct linux_usage {
 /// writes to them).
 struct linux_windows {
     std::uint64_t opened = 0;
-    std::uint64_t refused = 0;    ///< Could not be opened.
+    std::uint64_t refused = 0;    ///< The kernel refused them, or the pages were busy.
     std::uint64_t total_ns = 0;   ///< Of those that were, from before opening until after closing.
     std::uint64_t longest_ns = 0; ///< The same.
     /// No more than one in a hundred was longer; up to a quarter too high.
     std::uint64_t p99_ns = 0;
-    std::uint64_t waits = 0; ///< Accesses that waited until one was closed; see `count_waits`.
-    /// How often the kernel refused a window, or the mapping that was to replace its pages, by
-    /// errno. What it means for the page is counted by `statistics::by_status`.
+    /// Accesses that waited until one was closed; see `count_waits`. One that a signal interrupts
+    /// waits anew.
+    std::uint64_t waits = 0;
+    /// How often the kernel refused a window, or promoting and merging its pages, by errno. What it
+    /// means for the page is counted by `statistics::by_status`.
     std::array<std::uint64_t, 134> errors{};
 };
 

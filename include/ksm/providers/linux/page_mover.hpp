@@ -40,8 +40,9 @@ class page_mover {
         if (scratch_.get(page) == nullptr) {
             return {"mmap", ENOMEM};
         }
-        if (int const e =
-                faults_.enroll(scratch_.get(page), scratch_memory::bytes(page), userfault::missing);
+        // What is moved from and to must be enrolled. In this mode nobody waits for an absent page.
+        if (int const e = faults_.enroll(scratch_.get(page), scratch_memory::bytes(page),
+                                         userfault::protected_from_writes);
             e != 0) {
             return {"ioctl(UFFDIO_REGISTER)", e};
         }
@@ -54,8 +55,10 @@ class page_mover {
         place p{page_number{}, at, 1};
         p.anonymous = true;
         window_refusal const r = open(p);
-        bool const moved = pages_ == 1 && content()[page - 1] == std::byte{1};
-        close(p, 0);
+        bool const moved = r.why == status::ok && content()[page - 1] == std::byte{1};
+        if (r.why == status::ok) {
+            close(p, 0);
+        }
         return moved && at[0] == std::byte{1} ? os_error{}
                                               : os_error{"ioctl(UFFDIO_MOVE)", r.error};
     }
@@ -94,13 +97,28 @@ class page_mover {
 
     /// Gives back what is left in the scratch memory.
     void rest() noexcept {
-        if (taken_ != 0 && advise(scratch_.get(page_), taken_ * page_, MADV_DONTNEED) == 0) {
+        std::size_t const bytes = taken_ * page_;
+        if (taken_ != 0 && (advise(scratch_.get(page_), bytes, MADV_DONTNEED) == 0 ||
+                            advise(scratch_.get(page_), bytes, madv_dontneed_locked) == 0)) {
             taken_ = 0;
         }
     }
 
   private:
     static constexpr int most_tries = 8;
+
+    /// Lets the kernel find memory: 1 us, and twice as long each time, up to 10 ms.
+    class pause {
+      public:
+        void longer() noexcept {
+            timespec const t{0, nanoseconds_};
+            ::nanosleep(&t, nullptr);
+            nanoseconds_ = std::min(2 * nanoseconds_, 10'000'000L);
+        }
+
+      private:
+        long nanoseconds_ = 1000;
+    };
 
     /// Where page `i` of the window goes.
     [[nodiscard]] std::byte* slot(std::size_t i) noexcept {
@@ -112,7 +130,7 @@ class page_mover {
         if (taken_ + p.pages > window_pages) {
             rest();
             if (taken_ != 0) { // what lies there could come back into the wrong place
-                return {status::busy};
+                return {status::busy, ENOMEM};
             }
         }
         dirty_ = 0;
@@ -141,7 +159,7 @@ class page_mover {
         pages_ = moved / page_;
         window_refusal const r = move_refused(e);
         why_short_ = r.why;
-        if (e == EEXIST || e == EAGAIN) {
+        if (e != 0 && e != EBUSY && e != ENOENT) { // those two look at the place of the page first
             recall(p);
         }
         if (pages_ == 0) {
@@ -184,8 +202,8 @@ class page_mover {
         }
     }
 
-    /// Pages that came back into their place, from `first` on; 0: that one did not. Something is in
-    /// its place, by this call or before, or the application has unmapped the place.
+    /// Pages that came back into their place by moving, from `first` on; 0: that one did not. It
+    /// was copied; or something is in its place; or the application has unmapped the place.
     [[nodiscard]] std::size_t put_back(std::byte* at, std::size_t first, std::size_t n) noexcept {
         std::byte* const to = at + first * page_;
         std::byte* const from = slot(first);
@@ -202,18 +220,16 @@ class page_mover {
         }
         return m.bytes / page_;
     }
-    /// For a place that the application has made read-only, or the like: a copy does not mind. The
-    /// kernel may have moved the page without saying so: then there is a page in the place and it
-    /// refuses, but it reads first, and must not wait for the page that is absent here.
-    void copy_back(std::byte* to, std::byte* from) noexcept {
-        std::byte* const scratch = scratch_.get(page_);
-        static_cast<void>(faults_.dismiss(scratch, scratch_memory::bytes(page_)));
-        for (int tries = 0, e = ENOMEM; (e == ENOMEM || e == EAGAIN) && tries < most_tries;
-             ++tries) {
-            e = faults_.copy(to, from, page_);
+    /// For a place that the application has made read-only, or the like: a copy does not mind.
+    /// Where the page has moved already the kernel refuses.
+    void copy_back(std::byte* to, std::byte const* from) noexcept {
+        int tries = 0;
+        for (pause p; true; p.longer()) {
+            int const e = faults_.copy(to, from, page_);
+            if (e != ENOMEM && (e != EAGAIN || ++tries == most_tries)) {
+                return;
+            }
         }
-        static_cast<void>(
-            faults_.enroll(scratch, scratch_memory::bytes(page_), userfault::missing));
     }
 
     /// Every access goes on from here.
@@ -223,15 +239,20 @@ class page_mover {
         // needs no mapping, only a little of the kernel's memory: wait for it. Other errors tell
         // that the application has unmapped the range, or closed our descriptor, which wakes all.
         // Where all pages have another mapping there is nothing to leave.
-        long pause = 1000;
+        pause between;
         for (int tries = 1; remapped < p.pages; ++tries) {
             int const e = faults_.dismiss(p.at, bytes);
-            if (e == 0 || (e != ENOMEM && tries == most_tries)) {
+            if (e == 0) {
                 break;
             }
-            timespec const t{0, pause};
-            ::nanosleep(&t, nullptr);
-            pause = std::min(2 * pause, 10'000'000L);
+            if (e != ENOMEM && tries == most_tries) {
+                // Something else is mapped over one of them: then the others one by one.
+                for (std::size_t i = 0; i < bytes; i += page_) {
+                    static_cast<void>(faults_.dismiss(p.at + i, page_));
+                }
+                break;
+            }
+            between.longer();
         }
         if (p.tracked && remapped < p.pages) {
             static_cast<void>(faults_.enroll(p.at + remapped * page_, (p.pages - remapped) * page_,

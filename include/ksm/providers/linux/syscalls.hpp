@@ -23,6 +23,7 @@ namespace detail::os {
 
 // Newer than the headers of some systems that the library is compiled on.
 inline constexpr int madv_populate_write = 23;       // Linux 5.14
+inline constexpr int madv_dontneed_locked = 24;      // Linux 5.18
 inline constexpr int mremap_dontunmap = 4;           // Linux 5.7
 inline constexpr unsigned mfd_noexec_seal = 8U;      // Linux 6.3
 inline constexpr int map_fixed_noreplace = 0x100000; // Linux 4.17

@@ -30,7 +30,7 @@ class window_log {
         ++totals_.opened;
         totals_.total_ns += nanoseconds;
         totals_.longest_ns = std::max(totals_.longest_ns, nanoseconds);
-        ++lengths_[bucket(nanoseconds)];
+        ++lengths_[std::min(bucket(nanoseconds), lengths_.size() - 1)];
     }
     void refused() noexcept { ++totals_.refused; }
     void error(int number) noexcept {
@@ -48,7 +48,10 @@ class window_log {
             longer -= lengths_[i];
             --i;
         }
-        t.p99_ns = t.opened == 0 ? 0 : std::min(t.longest_ns, bucket_end(i) - 1);
+        // The last one takes all that are longer.
+        t.p99_ns = i == lengths_.size() - 1 ? t.longest_ns
+                   : t.opened == 0          ? 0
+                                            : std::min(t.longest_ns, bucket_end(i) - 1);
         return t;
     }
 
