@@ -64,7 +64,7 @@ class window_log {
     [[nodiscard]] static constexpr std::uint64_t bucket_end(std::size_t i) noexcept {
         return i < 4 ? i + 1 : std::uint64_t{i % 4 + 5} << (i / 4 - 1);
     }
-    static constexpr std::size_t buckets = 4 * 40; // half an hour
+    static constexpr std::size_t buckets = 160; // half an hour
 
     linux_windows totals_;
     std::array<std::uint64_t, buckets> lengths_{};
