@@ -114,8 +114,7 @@ class demonstration {
         if (!json_) {
             fmt::print("files {}, copies {}, buffers {}, pages {} of {} bytes\n", heap_.files(),
                        heap_.copies(), heap_.buffers(), heap_.pages(), heap_.page_size());
-            fmt::print("nobody writes to them during a scan: {}\n",
-                       provider_.capabilities().reason);
+            fmt::print("while a page is merged: {}\n", provider_.capabilities().reason);
         }
         merge();
         write();
