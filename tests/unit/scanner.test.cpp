@@ -612,42 +612,46 @@ TEST_CASE("S21: a scanner without any memory merges nothing and says so") {
 
 // ------------------------------------------------------------------ beyond the original
 
+namespace {
+
+/// Two spaces of 64 equal pages that a scanner has merged, and the calls that it made.
+struct merged_images {
+    merged_images() {
+        m.add_pages(copy, 64);
+        REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
+        s.passes(2);
+    }
+    machine m{64};
+    ksm::space_id copy = m.memory.create_space();
+    ksm::tracing_provider<ksm::simulated_provider> traced{m.memory};
+    scanning<ksm::standard_policy, ksm::tracing_provider<ksm::simulated_provider>> s{traced,
+                                                                                     m.space};
+};
+
+} // namespace
+
 TEST_CASE("Equal images merge by one promotion and one merge") {
-    machine m(64);
-    auto const copy = m.memory.create_space();
-    m.add_pages(copy, 64);
-    ksm::tracing_provider traced(m.memory);
-    scanning<ksm::standard_policy, ksm::tracing_provider<ksm::simulated_provider>> s(traced,
-                                                                                     m.space);
-    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
-    s.passes(2);
+    merged_images w;
     auto const calls = [&](ksm::operation o) {
-        return std::ranges::count(traced.calls, o, &ksm::traced_call::what);
+        return std::ranges::count(w.traced.calls, o, &ksm::traced_call::what);
     };
     CHECK(calls(ksm::operation::promote) == 1);
     CHECK(calls(ksm::operation::merge) == 1);
-    CHECK(s.statistics().longest_run == 64);
-    CHECK(s.statistics().pages_sharing == 64);
+    CHECK(w.s.statistics().longest_run == 64);
+    CHECK(w.s.statistics().pages_sharing == 64);
 }
 
 TEST_CASE("A further image joins the frames of the others in two merges") {
-    machine m(64);
-    auto const copy = m.memory.create_space();
-    m.add_pages(copy, 64);
-    ksm::tracing_provider traced(m.memory);
-    scanning<ksm::standard_policy, ksm::tracing_provider<ksm::simulated_provider>> s(traced,
-                                                                                     m.space);
-    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
-    s.passes(2);
-    auto const third = m.memory.create_space();
-    m.add_pages(third, 64);
-    REQUIRE(s.scanner.enter(third) == ksm::status::ok);
-    s.passes(1);
-    traced.calls.clear();
-    s.passes(1);
+    merged_images w;
+    auto const third = w.m.memory.create_space();
+    w.m.add_pages(third, 64);
+    REQUIRE(w.s.scanner.enter(third) == ksm::status::ok);
+    w.s.passes(1);
+    w.traced.calls.clear();
+    w.s.passes(1);
     // The first call tries sixteen pages, the second one the rest.
-    CHECK(std::ranges::count(traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 2);
-    CHECK(s.statistics().pages_sharing == 128);
+    CHECK(std::ranges::count(w.traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 2);
+    CHECK(w.s.statistics().pages_sharing == 128);
 }
 
 TEST_CASE("A wrong prediction costs a comparison and no data") {
@@ -665,25 +669,18 @@ TEST_CASE("A wrong prediction costs a comparison and no data") {
 }
 
 TEST_CASE("A run that ends where a call ended is not asked to go on") {
-    machine m(64);
-    auto const copy = m.memory.create_space();
-    m.add_pages(copy, 64);
-    ksm::tracing_provider traced(m.memory);
-    scanning<ksm::standard_policy, ksm::tracing_provider<ksm::simulated_provider>> s(traced,
-                                                                                     m.space);
-    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
-    s.passes(2);
-    auto const third = m.memory.create_space();
-    m.add_pages(third, 64);
+    merged_images w;
+    auto const third = w.m.memory.create_space();
+    w.m.add_pages(third, 64);
     for (std::uint64_t p = 16; p < 64; ++p) {
-        m.write(third, p, 1000 + p);
+        w.m.write(third, p, 1000 + p);
     }
-    REQUIRE(s.scanner.enter(third) == ksm::status::ok);
-    s.passes(1);
-    traced.calls.clear();
-    s.passes(1);
-    CHECK(std::ranges::count(traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 1);
-    CHECK(s.statistics().pages_sharing == 80);
+    REQUIRE(w.s.scanner.enter(third) == ksm::status::ok);
+    w.s.passes(1);
+    w.traced.calls.clear();
+    w.s.passes(1);
+    CHECK(std::ranges::count(w.traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 1);
+    CHECK(w.s.statistics().pages_sharing == 80);
 }
 
 TEST_CASE("Of scattered zero pages no other page is asked for") {

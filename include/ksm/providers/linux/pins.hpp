@@ -16,7 +16,6 @@ namespace detail::os {
 
 class pin_list {
   public:
-    [[nodiscard]] bool empty() const noexcept { return ranges_.size() == 0; }
     [[nodiscard]] std::size_t bytes() const noexcept { return ranges_.bytes(); }
 
     /// False: no memory.
