@@ -187,4 +187,50 @@ TEST_CASE("A page that waits for a partner finds it in an adopted frame (S6)") {
                     });
 }
 
+TEST_CASE("Of equal pages that wait none is left behind when another merges (S9)") {
+    setup const s{
+        .page_size = 64, .pages = 18, .policy = policy::weak_standard, .change_tracking = true};
+    check_passes(
+        s, {
+               restart{},
+               fill{.space = 1, .first = 16, .count = 2, .content = 3, .step = 0},
+               at_seam{.seam = ksm::seam::merge_compared,
+                       .skip = 3,
+                       .here = false,
+                       .program =
+                           {
+                               fill{.space = 1, .first = 11, .count = 7, .content = 2, .step = 2},
+                           }},
+               use_zero_pages{.on = true},
+               enter{.space = 1},
+               limit_mappings{.spare = 0},
+               scan_pass{},
+               at_seam{.seam = ksm::seam::survey_begin,
+                       .skip = 2,
+                       .here = true,
+                       .program =
+                           {
+                               fork{.parent = 0, .child = 3},
+                           }},
+               fill{.space = 1, .first = 7, .count = 8, .content = 2, .step = 1},
+               scan{.budget = 14},
+               write{.space = 1, .page = 12, .offset = 19, .bytes = 2, .content = 3},
+               scan{.budget = 7},
+               scan_pass{},
+               enter{.space = 3},
+               lift_limits{},
+               at_seam{.seam = ksm::seam::unmerge_end,
+                       .skip = 2,
+                       .here = true,
+                       .program =
+                           {
+                               fill{.space = 0, .first = 11, .count = 7, .content = 0, .step = 2},
+                           }},
+               unmerge{.space = 1, .first = 15, .count = 10},
+               scan_pass{},
+               scan_pass{},
+               settle{},
+           });
+}
+
 } // namespace model

@@ -792,6 +792,27 @@ TEMPLATE_TEST_CASE("A scanner finds the merged pages of one that was destroyed",
     CHECK(m.memory.is_private(m.space, at(0)));
 }
 
+TEST_CASE("A page that waits is not left behind when an equal one that waits, too, merges") {
+    machine m(3);
+    scanning<> s(m.memory, m.space);
+    s.passes(1);
+    m.write(1, 1);
+    m.write(2, 1);
+    s.passes(1);
+    // Page 0 is another while page 1 looks for a partner, and then itself again.
+    m.memory.on_seam = [&, next = 1U](ksm::seam at, ksm::space_id, ksm::page_number page) mutable {
+        if (at == ksm::seam::view_page && page.value() == next) {
+            m.write(0, next++ == 1 ? 9 : 1);
+        }
+    };
+    s.passes(1);
+    m.memory.on_seam = nullptr;
+    REQUIRE(m.share(0, 2));
+    REQUIRE(s.statistics().pages_shared == 1);
+    s.passes(1);
+    CHECK(m.share(0, 1));
+}
+
 TEST_CASE("A page that waits for a partner finds one in a frame that is adopted") {
     machine m(2);
     m.write(1, 1);

@@ -216,13 +216,21 @@ class merger {
         }
     }
 
-    /// Has the pages visited again that wait for a partner and may now have this one.
+    /// Has the pages visited again that wait for a partner and now have this one. Two pages of
+    /// one content wait when one was written, and written back, while the other was visited.
     void wake_equals_of(stable_node& node) noexcept {
         if constexpr (!Policy::drops_unstable_tree) {
             auto& waiting = index_.partitions[node.partition].unstable;
-            while (rmap_item* const item = waiting.first_with(node.digest)) {
+            page_bytes const content = contents_.view(index_type::frame_of(node));
+            for (rmap_item* item = waiting.first_with(node.digest); item != nullptr;) {
+                page_bytes const bytes = contents_.view(*item);
+                if (bytes.empty() || !contents_.equal(bytes, content)) {
+                    item = waiting.next_with_same(*item);
+                    continue;
+                }
                 index_.detach(*item);
                 index_.revisit(*item);
+                item = waiting.first_with(node.digest);
             }
         }
     }
@@ -291,6 +299,7 @@ class merger {
                 if (node != nullptr) {
                     index_.hang(mine, *node);
                     index_.hang(other, *node);
+                    wake_equals_of(*node);
                 } else {
                     // No protected page is left outside the stable tree (S6, S21).
                     make_private(sb, pb + page_count{i}, 1);
