@@ -87,15 +87,16 @@ class flat_provider {
         return {n, ksm::status::ok};
     }
 
-    ksm::progress merge_zero(ksm::space_id, ksm::page_number first, ksm::page_count n) noexcept {
-        for (std::size_t i = 0; i < n.value(); ++i) {
-            auto const mine = bytes(first.value() + i);
+    ksm::progress merge_zero(ksm::space_id, ksm::page_set pages) noexcept {
+        ksm::page_count const all = pages.count();
+        for (; !pages.empty(); pages = pages.without(ksm::page_count{1})) {
+            auto const mine = bytes(pages.first.value());
             if (mine[0] != std::byte{} ||
                 std::memcmp(mine.data(), mine.data() + 1, page_size_ - 1) != 0) {
-                return {ksm::page_count{i}, ksm::status::changed};
+                return {all - pages.count(), ksm::status::changed};
             }
         }
-        return {n, ksm::status::ok};
+        return {all, ksm::status::ok};
     }
 
     ksm::progress unmerge(ksm::space_id, ksm::page_number, ksm::page_count n) noexcept {

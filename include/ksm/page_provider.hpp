@@ -2,10 +2,10 @@
 // The seam between the engine, which knows about content, and a provider, which owns memory and
 // page tables. This header knows neither an engine nor an operating system.
 //
-// Common preconditions: runs have at least one page; frames were obtained from this provider and
-// are not released. Common guarantees: operations are `noexcept`; beyond the `done` pages that an
-// operation reports, every page is as it was before the call (I9). A provider is used by one
-// thread at a time, but pages may be written, unmapped or forked by others at any moment.
+// Common preconditions: runs and sets have at least one page; frames were obtained from this
+// provider and are not released. Common guarantees: operations are `noexcept`; beyond the `done`
+// pages that an operation reports, every page is as it was before the call (I9). A provider is used
+// by one thread at a time, but pages may be written, unmapped or forked by others at any moment.
 #ifndef KSM_PAGE_PROVIDER_HPP
 #define KSM_PAGE_PROVIDER_HPP
 
@@ -117,10 +117,11 @@ concept page_provider =
     has_promotion<P> && has_merging<P> && has_unmerging<P> && has_release<P>;
 
 /// Refinement: pages that are zero while writers are excluded come to read as zero without a
-/// frame of their own.
+/// frame of their own. `done` counts pages of the set, from the lowest on. Zero pages are
+/// scattered, so that runs of them are short: a set lets a provider exclude writers once for many.
 template <class P>
-concept has_zero_merging = requires(P& p, space_id space, page_number first, page_count pages) {
-    { p.merge_zero(space, first, pages) } noexcept -> std::same_as<progress>;
+concept has_zero_merging = requires(P& p, space_id space, page_set pages) {
+    { p.merge_zero(space, pages) } noexcept -> std::same_as<progress>;
 };
 
 namespace detail {
@@ -156,7 +157,7 @@ consteval bool check_page_provider() {
                   "ksm: PageProvider needs `void release(frame_id, page_count) noexcept`");
     static_assert(has_zero_merging<P> || !detail::mentions_merge_zero<P>,
                   "ksm: merge_zero is optional, but when present it must be `progress "
-                  "merge_zero(space_id, page_number, page_count) noexcept`");
+                  "merge_zero(space_id, page_set) noexcept`");
     static_assert(!detail::misspells_merge_zero_1<P> && !detail::misspells_merge_zero_2<P> &&
                       !detail::misspells_merge_zero_3<P> && !detail::misspells_merge_zero_4<P>,
                   "ksm: the optional member for zero pages is spelt `merge_zero`");

@@ -3,6 +3,7 @@
 #ifndef KSM_TYPES_HPP
 #define KSM_TYPES_HPP
 
+#include <bit>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -81,6 +82,47 @@ struct page_range {
         return first <= p && p < end();
     }
     friend constexpr bool operator==(page_range const&, page_range const&) = default;
+};
+
+/// Pages close to each other: bit `i` of the mask stands for page `first + i`. Page `first` is one
+/// of them unless the set is empty.
+struct page_set {
+    static constexpr std::size_t most = 64; ///< Pages that a set may have.
+
+    page_number first;
+    std::uint64_t mask = 0;
+
+    /// The first `n` of a run. \requires `n <= most`.
+    [[nodiscard]] static constexpr page_set run(page_number first, page_count n) noexcept {
+        KSM_ASSERT(n.value() <= most, "a set has at most 64 pages");
+        return {first, n.value() == 0 ? 0 : ~std::uint64_t{0} >> (most - n.value())};
+    }
+    [[nodiscard]] constexpr bool empty() const noexcept { return mask == 0; }
+    [[nodiscard]] constexpr page_count count() const noexcept {
+        return page_count{static_cast<std::size_t>(std::popcount(mask))};
+    }
+    /// From the first page to the last one, those between included.
+    [[nodiscard]] constexpr page_count span() const noexcept {
+        return page_count{static_cast<std::size_t>(std::bit_width(mask))};
+    }
+    /// The set without its lowest `n` pages. \requires It has so many.
+    [[nodiscard]] constexpr page_set without(page_count n) const noexcept {
+        std::uint64_t left = mask;
+        for (; n.value() != 0; n -= page_count{1}) {
+            left &= left - 1;
+        }
+        if (left == 0) {
+            return {first, 0};
+        }
+        auto const skipped = static_cast<std::size_t>(std::countr_zero(left));
+        return {first + page_count{skipped}, left >> skipped};
+    }
+    /// The lowest `n` pages only. \requires It has so many.
+    [[nodiscard]] constexpr page_set lowest(page_count n) const noexcept {
+        page_set const rest = without(n);
+        return {first, rest.empty() ? mask : mask & ~(rest.mask << (rest.first - first).value())};
+    }
+    friend constexpr bool operator==(page_set const&, page_set const&) = default;
 };
 
 KSM_NAMESPACE_END

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
 // expect: ksm: merge_zero is optional, but when present it must be `progress merge_zero(space_id,
-// page_number, page_count) noexcept`
+// page_set) noexcept`
 #include "complete_provider.hpp"
 
 struct provider : complete_provider {

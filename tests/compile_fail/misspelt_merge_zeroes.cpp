@@ -3,8 +3,6 @@
 #include "complete_provider.hpp"
 
 struct provider : complete_provider {
-    ksm::progress merge_zeroes(ksm::space_id, ksm::page_number, ksm::page_count) noexcept {
-        return {};
-    }
+    ksm::progress merge_zeroes(ksm::space_id, ksm::page_set) noexcept { return {}; }
 };
 static_assert(ksm::check_page_provider<provider>());

@@ -48,6 +48,7 @@ constexpr std::array calls{"open",
                            "munmap",
                            "mprotect",
                            "madvise",
+                           "process_madvise",
                            "mremap",
                            "mincore",
                            "process_vm_readv",
@@ -74,15 +75,26 @@ enum class operation {
     promote_again,
     merge,
     merge_zero,
+    merge_zero_in_pieces,
     merge_zero_of_merged,
     unmerge,
     unmerge_of_zero,
     release,
 };
-constexpr std::array operations{
-    "construct", "try_map",         "try_adopt", "survey",     "view",
-    "promote",   "promote again",   "merge",     "merge_zero", "merge_zero of merged",
-    "unmerge",   "unmerge of zero", "release"};
+constexpr std::array operations{"construct",
+                                "try_map",
+                                "try_adopt",
+                                "survey",
+                                "view",
+                                "promote",
+                                "promote again",
+                                "merge",
+                                "merge_zero",
+                                "merge_zero in pieces",
+                                "merge_zero of merged",
+                                "unmerge",
+                                "unmerge of zero",
+                                "release"};
 
 // ---------------------------------------------------------------------------------- the hook
 
@@ -151,7 +163,7 @@ struct scene {
         auto* const below = static_cast<std::byte*>(
             ::mmap(nullptr, (count + 1) * page, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         at = below + page;
-        zero = op == operation::merge_zero || op == operation::merge_zero_of_merged ||
+        zero = (op >= operation::merge_zero && op <= operation::merge_zero_of_merged) ||
                op == operation::unmerge_of_zero;
         for (std::size_t i = 0; i < count; ++i) {
             std::memset(at + i * page, value(i), page);
@@ -166,7 +178,7 @@ struct scene {
         ::munmap(below, page);
         check(!p->try_adopt(at, count * page, range));
         if (op == operation::promote || op == operation::survey || op == operation::view ||
-            op == operation::merge_zero) {
+            op == operation::merge_zero || op == operation::merge_zero_in_pieces) {
             return;
         }
         promotion const made = p->promote(p->space(), number(6), pages(2));
@@ -176,7 +188,8 @@ struct scene {
             op == operation::merge_zero_of_merged) {
             check(p->merge(p->space(), number(first), pages(2), frame).why == status::ok);
         } else if (op == operation::unmerge_of_zero) {
-            check(p->merge_zero(p->space(), number(first), pages(2)).why == status::ok);
+            check(p->merge_zero(p->space(), page_set::run(number(first), pages(2))).why ==
+                  status::ok);
         }
     }
 
@@ -227,9 +240,11 @@ struct scene {
         case operation::promote_again:
             return describe(p->promote(space, number(first), pages(2)).made);
         case operation::merge: return describe(p->merge(space, number(first), pages(2), frame));
+        case operation::merge_zero_in_pieces: // with their twins
+            return describe(p->merge_zero(space, {number(first), 0b11'0011}));
         case operation::merge_zero:
         case operation::merge_zero_of_merged:
-            return describe(p->merge_zero(space, number(first), pages(2)));
+            return describe(p->merge_zero(space, page_set::run(number(first), pages(2))));
         case operation::unmerge:
         case operation::unmerge_of_zero:
             return describe(p->unmerge(space, number(first), pages(2)));
@@ -281,7 +296,8 @@ std::string outcome(linux_options const& o, operation op) {
     if (off && !s.p->capabilities().refusal) {
         return "off without a refusal";
     }
-    if (surveyed && op != operation::release && result != "ok" && s.states() != before) {
+    bool const in_parts = op == operation::release || op == operation::merge_zero_in_pieces;
+    if (surveyed && !in_parts && result != "ok" && s.states() != before) {
         return "states changed";
     }
     if (!s.intact()) {

@@ -75,7 +75,7 @@ class every_state {
         first_[1] = promote(p, 24, 16);
         // From 40: zero. From 48: merged once, displaced.
         std::memset(at(40), 0, 8 * page_);
-        REQUIRE(p.merge_zero(p.space(), page(40), pages(8)).done == pages(8));
+        REQUIRE(p.merge_zero(p.space(), page_set::run(page(40), pages(8))).done == pages(8));
         first_[2] = promote(p, 48, 8);
         REQUIRE(p.unmerge(p.space(), page(48), pages(8)).done == pages(8));
         scribble(24);

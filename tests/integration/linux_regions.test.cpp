@@ -122,7 +122,7 @@ TEST_CASE("the operations answer gone outside of the regions", "[linux]") {
     CHECK(f.made.done == pages(1));
     CHECK(f.made.why == status::gone);
     CHECK(p.merge(p.space(), m.page(4), pages(1), f.first).why == status::gone);
-    CHECK(p.merge_zero(p.space(), m.page(4), pages(1)).why == status::gone);
+    CHECK(p.merge_zero(p.space(), page_set::run(m.page(4), pages(1))).why == status::gone);
     CHECK(p.unmerge(p.space(), m.page(4), pages(1)).why == status::gone);
     CHECK(p.merge(space_id{9}, m.page(3), pages(1), f.first).why == status::gone);
 }

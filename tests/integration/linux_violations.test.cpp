@@ -56,7 +56,8 @@ struct scene {
             break;
         case state::zero:
             std::memset(at + victim * page, 0, page);
-            if (p.merge_zero(p.space(), number(victim), pages(1)).why != status::ok) {
+            if (p.merge_zero(p.space(), page_set::run(number(victim), pages(1))).why !=
+                status::ok) {
                 ::_exit(41);
             }
             static_cast<void>(*static_cast<std::byte volatile*>(at + victim * page));
@@ -172,7 +173,8 @@ std::size_t act(scene& s, operation op) {
         return 0;
     case operation::promote: return s.p.promote(space, victim, pages(2)).made.done.value();
     case operation::merge: return s.p.merge(space, victim, pages(1), s.frame).done.value();
-    case operation::merge_zero: return s.p.merge_zero(space, victim, pages(1)).done.value();
+    case operation::merge_zero:
+        return s.p.merge_zero(space, page_set::run(victim, pages(1))).done.value();
     case operation::unmerge: return s.p.unmerge(space, victim, pages(2)).done.value();
     case operation::release: return s.p.try_release(s.range) ? 9 : 0;
     }

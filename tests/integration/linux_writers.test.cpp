@@ -82,6 +82,19 @@ void store_by_signal(int) {
 
 namespace {
 
+/// Page `i`, and of the next fifteen those whose counters are zero.
+page_set zeros_near(linux_provider& p, memory const& m, std::size_t i) {
+    page_set zeros{m.page(i), 1};
+    for (std::size_t k = 1; k < 16 && i + k < m.size(); ++k) {
+        auto const bytes = p.view(p.space(), m.page(i + k));
+        std::uint64_t a, b;
+        std::memcpy(&a, bytes.data() + 64, sizeof a);
+        std::memcpy(&b, bytes.data() + 2048, sizeof b);
+        zeros.mask |= std::uint64_t{a == 0 && b == 0} << k;
+    }
+    return zeros;
+}
+
 void write_while_merging(linux_options const& options, std::chrono::seconds how_long,
                          bool broken_pages_stay = false) {
     linux_provider p{options};
@@ -121,7 +134,7 @@ void write_while_merging(linux_options const& options, std::chrono::seconds how_
             unmerged += p.unmerge(p.space(), m.page(i), pages(std::min<std::size_t>(8, n - i)))
                             .done.value();
         } else if (a == 0 && b == 0 && choice < 40) {
-            zeroed += p.merge_zero(p.space(), m.page(i), pages(1)).done.value();
+            zeroed += p.merge_zero(p.space(), zeros_near(p, m, i)).done.value();
         } else {
             progress const done =
                 p.merge(p.space(), m.page(i), pages(1), f.first + pages((a * 4 + b) % 16));
@@ -487,6 +500,40 @@ TEST_CASE("a page that the kernel moves and says that it did not is not lost", "
               progress const again =
                   p.merge(p.space(), m.page(2 * n - 1), pages(1), first.first + pages(n - 1));
               return again.why == status::ok && m.holds(2 * n - 1, n - 1) ? 0 : 3;
+          }) == 0);
+}
+
+TEST_CASE("of scattered pages that the kernel moves and denies none is lost", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    silent_move.nth = GENERATE(1U, 2U, 3U, 4U, 5U, 6U);
+    CAPTURE(silent_move.nth);
+    CHECK(in_child([] {
+              linux_provider p{by_move()};
+              memory m{p, 10};
+              for (std::size_t i = 0; i < 10; ++i) {
+                  m.fill(i, i);
+              }
+              for (std::size_t i : {1U, 3U, 4U, 6U, 7U, 9U}) {
+                  std::memset(m.at(i), 0, p.page_size());
+              }
+              // The window ends before this one, which comes back with those behind it.
+              m.at(6)[p.page_size() - 1] = std::byte{7};
+              silent_move.seen = 0;
+              detail::os::fault_hook.store(&move_silently);
+              static_cast<void>(p.merge_zero(p.space(), {m.page(1), 0b1'0110'1101}));
+              detail::os::fault_hook.store(nullptr);
+              for (std::size_t i : {0U, 2U, 5U, 8U}) {
+                  if (!m.holds(i, i)) {
+                      return 1;
+                  }
+              }
+              bool const kept = std::exchange(m.at(6)[p.page_size() - 1], {}) == std::byte{7};
+              for (std::size_t i : {1U, 3U, 4U, 6U, 7U, 9U}) {
+                  if (!kept || !m.zero(i)) {
+                      return 2;
+                  }
+              }
+              return 0;
           }) == 0);
 }
 

@@ -89,9 +89,9 @@ class checked_provider {
         return result;
     }
 
-    ksm::progress merge_zero(ksm::space_id space, page_number first, page_count pages) noexcept {
+    ksm::progress merge_zero(ksm::space_id space, ksm::page_set pages) noexcept {
         auto const result = checked(
-            space, first, pages, [&] { return calls_.merge_zero(space, first, pages); },
+            space, pages_of(pages), [&] { return calls_.merge_zero(space, pages); },
             [&](page_number page, page_count) { return machine_.is_zero(space, page); });
         ++by_status_[static_cast<std::size_t>(result.why)];
         return result;
@@ -135,23 +135,43 @@ class checked_provider {
                 machine_.is_zero(space, page)};
     }
 
+    static std::vector<page_number> pages_of(ksm::page_set left) {
+        std::vector<page_number> pages;
+        for (; !left.empty(); left = left.without(page_count{1})) {
+            pages.push_back(left.first);
+        }
+        return pages;
+    }
+
     template <class Call, class Holds>
-    ksm::progress checked(ksm::space_id space, page_number first, page_count pages, Call&& call,
+    ksm::progress checked(ksm::space_id space, page_number first, page_count count, Call&& call,
+                          Holds&& holds) {
+        std::vector<page_number> pages;
+        for (page_count i; i < count; i += page_count{1}) {
+            pages.push_back(first + i);
+        }
+        return checked(space, pages, call, holds);
+    }
+
+    /// `holds(page, i)` says whether the call has done what it is for to the `i`-th page.
+    template <class Call, class Holds>
+    ksm::progress checked(ksm::space_id space, std::vector<page_number> const& pages, Call&& call,
                           Holds&& holds) {
         std::vector<before> snapshot;
-        for (page_count i; i < pages; i += page_count{1}) {
-            snapshot.push_back(look_at(space, first + i));
+        for (page_number const page : pages) {
+            snapshot.push_back(look_at(space, page));
         }
         disturbed_ = false;
         ksm::progress const result = call();
-        expect(result.done <= pages, "I9: a call has done more than it was asked for");
+        expect(result.done.value() <= pages.size(),
+               "I9: a call has done more than it was asked for");
         expect(result.why != ksm::status::ok || result.done > page_count{},
                "I9: a call that answers ok has done nothing");
-        for (page_count i; i < pages && !disturbed_; i += page_count{1}) {
+        for (page_count i; i.value() < pages.size() && !disturbed_; i += page_count{1}) {
             auto const& was = snapshot[i.value()];
-            auto const is = look_at(space, first + i);
+            auto const is = look_at(space, pages[i.value()]);
             if (i < result.done) {
-                expect(holds(first + i, i), "I9: a page that a call has done is not done");
+                expect(holds(pages[i.value()], i), "I9: a page that a call has done is not done");
                 expect(is.bytes == was.bytes, "I1: a call changed the bytes of a page");
             } else {
                 expect(is == was, "I9: a call changed a page beyond those that it has done");

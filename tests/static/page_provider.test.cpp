@@ -26,7 +26,7 @@ static_assert(page_provider<complete> && check_page_provider<complete>());
 static_assert(!has_zero_merging<complete>);
 
 struct with_zero_merging : complete {
-    progress merge_zero(space_id, page_number, page_count) noexcept;
+    progress merge_zero(space_id, page_set) noexcept;
 };
 static_assert(page_provider<with_zero_merging> && has_zero_merging<with_zero_merging>);
 
@@ -151,13 +151,13 @@ static_assert(!has_release<release_that_can_fail> && !page_provider<release_that
 
 // A refinement of the wrong form is none. `check_page_provider` refuses it: see compile_fail/.
 struct throwing_merge_zero : complete {
-    progress merge_zero(space_id, page_number, page_count);
+    progress merge_zero(space_id, page_set);
 };
 struct single_merge_zero : complete {
     progress merge_zero(space_id, page_number) noexcept;
 };
 struct merge_zero_with_status : complete {
-    status merge_zero(space_id, page_number, page_count) noexcept;
+    status merge_zero(space_id, page_set) noexcept;
 };
 static_assert(!has_zero_merging<throwing_merge_zero>);
 static_assert(!has_zero_merging<single_merge_zero>);

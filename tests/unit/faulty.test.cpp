@@ -34,7 +34,8 @@ TEST_CASE("without faults every call goes through") {
     auto const made = s.faulty.promote(s.space, page_number{}, page_count{2});
     CHECK(made.made.done == page_count{2});
     CHECK(s.faulty.merge(s.space, page_number{2}, page_count{2}, made.first).why == status::ok);
-    CHECK(s.faulty.merge_zero(s.space, page_number{4}, page_count{1}).why == status::ok);
+    CHECK(s.faulty.merge_zero(s.space, page_set::run(page_number{4}, page_count{1})).why ==
+          status::ok);
     CHECK_FALSE(s.faulty.view(s.space, page_number{}).empty());
     CHECK_FALSE(s.faulty.view(made.first).empty());
     CHECK(s.unmerge(4).why == status::ok);
@@ -92,7 +93,7 @@ TEST_CASE("the pages before the failure are done, those behind it are not") {
     CHECK(s.memory.is_private(s.space, page_number{6}));
 
     s.faulty.add(once(operation::merge_zero, 0, status::refused, 1));
-    auto const zeroed = s.faulty.merge_zero(s.space, page_number{6}, page_count{2});
+    auto const zeroed = s.faulty.merge_zero(s.space, page_set::run(page_number{6}, page_count{2}));
     CHECK(zeroed.done == page_count{1});
     CHECK(zeroed.why == status::refused);
     CHECK(s.memory.is_zero(s.space, page_number{6}));

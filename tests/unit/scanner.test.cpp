@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSL-1.0
 // The rows of the original algorithm (S1 to S12, S20, S21), each with a test of its name.
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include <ksm/providers/faulty.hpp>
 #include <ksm/providers/simulated.hpp>
@@ -683,16 +685,72 @@ TEST_CASE("A run that ends where a call ended is not asked to go on") {
     CHECK(w.s.statistics().pages_sharing == 80);
 }
 
-TEST_CASE("Of scattered zero pages no other page is asked for") {
-    machine m(64);
+namespace {
+
+/// What merge_zero is asked for when the pages in `zeros` are zero, a line each.
+std::vector<std::string> asked_for(ksm::page_count pages, std::uint64_t zeros) {
+    machine m(pages.value());
     for (std::uint64_t p = 0; p < 64; ++p) {
-        m.write(p, p % 3 == 2 ? p : 0);
+        if ((zeros >> p & 1U) != 0) {
+            m.write(p, 0);
+        }
+    }
+    ksm::tracing_provider traced{m.memory};
+    scanning<ksm::standard_policy, decltype(traced)> s(traced, m.space);
+    REQUIRE(s.scanner.tune("use_zero_pages", 1) == ksm::tunable_error::none);
+    s.passes(2);
+    CHECK(s.statistics().ksm_zero_pages == static_cast<std::uint64_t>(std::popcount(zeros)));
+    std::vector<std::string> lines;
+    for (ksm::traced_call const& c : traced.calls) {
+        if (c.what == ksm::operation::merge_zero) {
+            lines.push_back(to_string(c));
+        }
+    }
+    return lines;
+}
+
+} // namespace
+
+TEST_CASE("Scattered zero pages merge in one call, and no other page is asked for") {
+    CHECK(asked_for(pages(64), 0b1101'1011'0000'0110) ==
+          std::vector<std::string>{"merge_zero space 0 pages 1..2 8..9 11..12 14..15: 8 done, ok"});
+}
+
+TEST_CASE("Zero pages that are far apart merge one by one") {
+    CHECK(asked_for(pages(64), 1U | 1U << 20U) ==
+          std::vector<std::string>{"merge_zero space 0 pages 0: 1 done, ok",
+                                   "merge_zero space 0 pages 20: 1 done, ok"});
+}
+
+TEST_CASE("A zero page that changes is left out of those that merge with it") {
+    machine m(8);
+    for (std::uint64_t p = 0; p < 6; ++p) {
+        m.write(p, 0);
     }
     scanning<> s(m.memory, m.space);
     REQUIRE(s.scanner.tune("use_zero_pages", 1) == ksm::tunable_error::none);
+    s.passes(1);
+    m.once_at(ksm::seam::merge_zero_begin, 2, [&] { m.write(2, 9); });
+    s.passes(1);
+    CHECK(m.acted);
+    CHECK(m.read(2) == 9);
+    CHECK(m.memory.is_private(m.space, at(2)));
+    CHECK(s.statistics().ksm_zero_pages == 5);
+}
+
+TEST_CASE("A zero page that is pinned is left for later, and those behind it merge") {
+    machine m(8);
+    for (std::uint64_t p = 0; p < 6; ++p) {
+        m.write(p, 0);
+    }
+    REQUIRE(m.memory.pin(m.space, at(2)));
+    scanning<> s(m.memory, m.space);
+    REQUIRE(s.scanner.tune("use_zero_pages", 1) == ksm::tunable_error::none);
     s.passes(2);
-    CHECK(s.statistics().ksm_zero_pages == 43);
-    CHECK(s.statistics().by_status[static_cast<std::size_t>(ksm::status::changed)] == 0);
+    CHECK(s.statistics().ksm_zero_pages == 5);
+    m.memory.unpin(m.space, at(2));
+    s.passes(1);
+    CHECK(s.statistics().ksm_zero_pages == 6);
 }
 
 TEST_CASE("merge_now merges a quiet range without a second pass") {

@@ -107,7 +107,7 @@ TEST_CASE("a write at any seam of a zero merge survives") {
     machine m;
     m.fill(1, 0);
     m.once(where, [&] { CHECK(m.fill(1, 99)); });
-    auto const why = m.memory.merge_zero(m.space, m.page(1), page_count{1}).why;
+    auto const why = m.memory.merge_zero(m.space, page_set::run(m.page(1), page_count{1})).why;
     CHECK(why == (where == seam::merge_zero_begin ? status::changed : status::ok));
     CHECK(m.first_byte(1) == 99);
     CHECK(m.memory.is_private(m.space, m.page(1)));
@@ -315,10 +315,10 @@ TEST_CASE("beyond the limit of mappings nothing merges, but a run can grow") {
     CHECK(m.merge(2, made.first) == status::out_of_mappings);
     CHECK(m.memory.is_private(m.space, m.page(2)));
     CHECK(m.first_byte(2) == 0);
-    CHECK(m.memory.merge_zero(m.space, m.page(2), page_count{1}).why == status::ok);
+    CHECK(m.memory.merge_zero(m.space, page_set::run(m.page(2), page_count{1})).why == status::ok);
     m.memory.set_mapping_limit(0); // below what is in use: what takes no more still goes on
     m.fill(3, 0);
-    CHECK(m.memory.merge_zero(m.space, m.page(3), page_count{1}).why == status::ok);
+    CHECK(m.memory.merge_zero(m.space, page_set::run(m.page(3), page_count{1})).why == status::ok);
     CHECK(m.merge(0, made.first) == status::ok);
     m.memory.set_mapping_limit(4);
     m.fill(3, 1);
@@ -347,7 +347,8 @@ TEST_CASE("the first survey of a forked space lists merged, zero and private pag
     machine m{{.change_tracking = tracking}};
     m.fill(3, 0);
     auto const made = m.promote(0, 2);
-    REQUIRE(m.memory.merge_zero(m.space, m.page(3), page_count{1}).why == status::ok);
+    REQUIRE(m.memory.merge_zero(m.space, page_set::run(m.page(3), page_count{1})).why ==
+            status::ok);
     auto const child = m.memory.fork(m.space);
     CHECK(m.memory.references(made.first) == 2);
     auto const listed = m.changes(child);
@@ -524,7 +525,7 @@ TEST_CASE("every step of every operation passes its seam, in order") {
     CHECK(m.merge(1, f) == status::ok); // it is there already
     CHECK(seen == "merge_begin merge_end ");
     seen.clear();
-    (void)m.memory.merge_zero(m.space, m.page(2), page_count{1});
+    (void)m.memory.merge_zero(m.space, page_set::run(m.page(2), page_count{1}));
     CHECK(seen == "merge_zero_begin merge_zero_protected merge_zero_compared "
                   "merge_zero_replaced merge_zero_end ");
     seen.clear();
@@ -560,7 +561,8 @@ TEST_CASE("verification sees a stable frame that changes (I3), and a changed zer
     CHECK(memory.verify() == "a stable frame changed (I3)");
     byte = std::byte{};
     CHECK(memory.verify() == "");
-    REQUIRE(memory.merge_zero(space, page_number{1}, page_count{1}).why == status::ok);
+    REQUIRE(memory.merge_zero(space, page_set::run(page_number{1}, page_count{1})).why ==
+            status::ok);
     const_cast<std::byte&>(memory.read(space, page_number{1})[5]) = std::byte{1};
     CHECK(memory.verify() == "the zero page changed (I3)");
 }

@@ -26,7 +26,8 @@ TEST_CASE("every call is on record, in order, in one line each") {
     memory.write(space, page_number{13}, 0, {&one, 1});
     (void)traced.merge(space, page_number{12}, page_count{2}, made.first);
     (void)traced.unmerge(space, page_number{10}, page_count{3});
-    (void)traced.merge_zero(space, page_number{10}, page_count{1});
+    (void)traced.merge_zero(space, page_set::run(page_number{10}, page_count{1}));
+    (void)traced.merge_zero(space, {page_number{10}, 0b1011});
     traced.release(made.first, page_count{2});
     (void)traced.promote(space, page_number{20}, page_count{1});
 
@@ -46,6 +47,7 @@ TEST_CASE("every call is on record, in order, in one line each") {
                        "merge space 0 pages 12..13 frames " + frames + ": 1 done, changed",
                        "unmerge space 0 pages 10..12: 3 done, ok",
                        "merge_zero space 0 pages 10: 1 done, ok",
+                       "merge_zero space 0 pages 10..11 13: 2 done, changed",
                        "release frames " + frames,
                        "promote space 0 pages 20: 0 done, gone",
                    });

@@ -72,3 +72,26 @@ TEST_CASE("a range that would go on behind the last page ends there") {
     CHECK(r.end() == ksm::page_number{std::numeric_limits<std::uint64_t>::max()});
     CHECK(r.contains(ksm::page_number{8}));
 }
+
+TEST_CASE("a set has the pages of its mask, counted from its first one") {
+    page_set const s{page_number{10}, 0b1'0110'0001};
+    CHECK(s.count() == page_count{4});
+    CHECK(s.span() == page_count{9});
+    CHECK(s.without(page_count{0}) == s);
+    CHECK(s.without(page_count{1}) == page_set{page_number{15}, 0b1011});
+    CHECK(s.without(page_count{3}) == page_set{page_number{18}, 1});
+    CHECK(s.without(page_count{4}).empty());
+    CHECK(s.lowest(page_count{2}) == page_set{page_number{10}, 0b10'0001});
+    CHECK(s.lowest(page_count{3}) == page_set{page_number{10}, 0b110'0001});
+    CHECK(s.lowest(page_count{4}) == s);
+    CHECK(s.lowest(page_count{0}).empty());
+    CHECK(page_set{}.empty());
+}
+
+TEST_CASE("a run of up to 64 pages is a set") {
+    CHECK(page_set::run(page_number{3}, page_count{5}) == page_set{page_number{3}, 0b1'1111});
+    CHECK(page_set::run(page_number{3}, page_count{64}).count() == page_count{64});
+    CHECK(page_set::run(page_number{3}, page_count{0}).empty());
+    CHECK(page_set::run(page_number{3}, page_count{64}).without(page_count{63}) ==
+          page_set{page_number{66}, 1});
+}

@@ -120,23 +120,56 @@ class merger {
 
     std::size_t merge_with_zero(rmap_item& a, std::size_t budget) noexcept {
         if constexpr (has_zero_merging<Provider>) {
-            auto const zero_at = [&](page_number page) {
-                page_bytes const bytes = contents_.view(space_of(a), page);
-                return !bytes.empty() && is_zero(bytes);
-            };
-            if (!zero_at(page_of(a))) {
-                return 0;
+            space& s = space_of(a);
+            page_set zeros = zero_pages_from(a, budget);
+            std::size_t done = 0;
+            while (!zeros.empty()) {
+                progress const p = index_.provider.merge_zero(s.id, zeros);
+                index_.count(p.why, p.done.value());
+                for (std::size_t n = p.done.value(); n != 0; --n, ++done) {
+                    rmap_item& item = *index_.find(s, zeros.first);
+                    take(item);
+                    index_.hang_on_zero(item);
+                    zeros = zeros.without(page_count{1});
+                }
+                if (p.why == status::changed) {
+                    return done; // visited next, unless it is the first
+                }
+                if (p.why != status::ok) {
+                    rmap_item& item = *index_.find(s, zeros.first);
+                    take(item);
+                    give_up(item, p.why);
+                    return done + 1;
+                }
             }
-            // A page that is not zero shows it in its first word: cheaper than asking for it.
-            return merge_run<true>(
-                a, budget, [&](std::size_t) { return true; },
-                [&](std::size_t i) { return zero_at(page_of(a) + page_count{i}); },
-                [&](page_number first, page_count n, std::size_t) {
-                    return index_.provider.merge_zero(space_of(a).id, first, n);
-                },
-                [&](rmap_item& item, std::size_t) { index_.hang_on_zero(item); });
+            return done;
         }
         return 0;
+    }
+
+    /// The page of `a` if it is zero, and zero pages close behind it that await a visit.
+    [[nodiscard]] page_set zero_pages_from(rmap_item& a, std::size_t budget) noexcept {
+        // A page that is not zero mostly shows it in its first word, yet fetching that costs as
+        // much as a tenth of a window: look no further where zero pages are rare.
+        constexpr std::size_t most_between = 8;
+        auto const zero_at = [&](std::size_t i) {
+            page_bytes const bytes = contents_.view(space_of(a), page_of(a) + page_count{i});
+            return !bytes.empty() && is_zero(bytes);
+        };
+        if (!zero_at(0)) {
+            return {};
+        }
+        page_set zeros{page_of(a), 1};
+        if constexpr (Policy::predicts_runs) {
+            std::size_t last = 0;
+            for (std::size_t i = 1; i < page_set::most && i - last <= most_between; ++i) {
+                if (zeros.count().value() < budget && follower_of(a, i) != nullptr && zero_at(i)) {
+                    zeros.mask |= std::uint64_t{1} << i;
+                    last = i;
+                }
+            }
+        }
+        return zeros;
     }
 
     // ------------------------------------------------------------------ the stable tree
@@ -167,7 +200,7 @@ class merger {
             stable_node* const next = index_.node_of(frame + page_count{i});
             return next != nullptr && next->partition == node.partition;
         };
-        return merge_run<false>(
+        return merge_run(
             a, budget, follower,
             [&](std::size_t i) {
                 page_bytes const mine = contents_.view(space_of(a), page_of(a) + page_count{i});
@@ -273,7 +306,7 @@ class merger {
         page_number const pa = page_of(a);
         page_number const pb = page_of(b);
         promotion const made = index_.provider.promote(sa.id, pa, page_count{n});
-        count(made.made.why, made.made.done.value());
+        index_.count(made.made.why, made.made.done.value());
         if (made.made.done.value() == 0) {
             give_up(a, made.made.why);
             return 1;
@@ -289,7 +322,7 @@ class merger {
         for (std::size_t i = 0; i < promoted;) {
             progress const merged = index_.provider.merge(
                 sb.id, pb + page_count{i}, page_count{promoted - i}, made.first + page_count{i});
-            count(merged.why, merged.done.value());
+            index_.count(merged.why, merged.done.value());
             for (std::size_t end = i + merged.done.value(); i < end; ++i) {
                 rmap_item& mine = *index_.find(sa, pa + page_count{i});
                 rmap_item& other = *index_.find(sb, pb + page_count{i});
@@ -375,11 +408,10 @@ class merger {
 
     /// Merges the page of `a` and, while `follows(i)` and the pages behind it await a visit, its
     /// followers, by calls of `merge(first, pages, i)`; `joined(item, i)` keeps the books.
-    /// `likely(i)` decides whether a call takes the first of its followers along, or with
-    /// `looks_at_all` any: a wrong guess costs a write window for all of them, never data, because
-    /// the provider compares.
+    /// `likely(i)` decides whether a call takes the first of its followers along: a wrong guess
+    /// costs a write window for all of them, never data, because the provider compares.
     /// \returns The pages visited; 0 when the content of the first one differs.
-    template <bool looks_at_all, class Follows, class Likely, class Merge, class Joined>
+    template <class Follows, class Likely, class Merge, class Joined>
     std::size_t merge_run(rmap_item& a, std::size_t budget, Follows&& follows, Likely&& likely,
                           Merge&& merge, Joined&& joined) noexcept {
         space& s = space_of(a);
@@ -392,15 +424,14 @@ class merger {
         std::size_t done = 0;
         for (;;) {
             std::size_t n = done == 0 ? 1 : 0;
-            while (n < batch && joins(done + n) &&
-                   ((n != 0 && !looks_at_all) || likely(done + n))) {
+            while (n < batch && joins(done + n) && (n != 0 || likely(done + n))) {
                 ++n;
             }
             if (n == 0) {
                 return done;
             }
             progress const p = merge(first + page_count{done}, page_count{n}, done);
-            count(p.why, p.done.value());
+            index_.count(p.why, p.done.value());
             for (std::size_t const end = done + p.done.value(); done < end; ++done) {
                 rmap_item& item = *index_.find(s, first + page_count{done});
                 take(item);
@@ -450,14 +481,6 @@ class merger {
         } else if (why != status::refused) {
             index_.revisit(a);
         }
-    }
-
-    void count(status why, std::size_t pages) noexcept {
-        auto& c = index_.counters;
-        ++c.by_status[static_cast<std::size_t>(why)];
-        c.merged_pages_total += pages;
-        c.runs_merged += pages == 0 ? 0 : 1;
-        c.longest_run = std::max<std::uint64_t>(c.longest_run, pages);
     }
 
     /// The page is being visited.

@@ -4,6 +4,7 @@
 #ifndef KSM_DETAIL_PAGE_INDEX_HPP
 #define KSM_DETAIL_PAGE_INDEX_HPP
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
@@ -206,6 +207,14 @@ class page_index {
             c.owner->active.push_back(c);
             c.owner->unsorted = true;
         }
+    }
+
+    /// Counts how a call that was to merge pages ended.
+    void count(status why, std::size_t pages) noexcept {
+        ++counters.by_status[static_cast<std::size_t>(why)];
+        counters.merged_pages_total += pages;
+        counters.runs_merged += pages == 0 ? 0 : 1;
+        counters.longest_run = std::max<std::uint64_t>(counters.longest_run, pages);
     }
 
     Provider& provider;

@@ -98,11 +98,11 @@ class faulty_provider {
                        [&](page_count n) { return base_.merge(space, first, n, frame); });
     }
 
-    progress merge_zero(space_id space, page_number first, page_count pages) noexcept
+    progress merge_zero(space_id space, page_set pages) noexcept
         requires has_zero_merging<Base>
     {
-        return attempt(operation::merge_zero, pages,
-                       [&](page_count n) { return base_.merge_zero(space, first, n); });
+        return attempt(operation::merge_zero, pages.count(),
+                       [&](page_count n) { return base_.merge_zero(space, pages.lowest(n)); });
     }
 
     progress unmerge(space_id space, page_number first, page_count pages) noexcept {

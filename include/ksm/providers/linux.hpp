@@ -122,7 +122,7 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
     [[nodiscard]] promotion promote(space_id space, page_number first, page_count pages) noexcept;
     [[nodiscard]] progress merge(space_id space, page_number first, page_count pages,
                                  frame_id frame) noexcept;
-    [[nodiscard]] progress merge_zero(space_id space, page_number first, page_count pages) noexcept;
+    [[nodiscard]] progress merge_zero(space_id space, page_set pages) noexcept;
 
     /// Works without write exclusion, without a free mapping, and in a forked child.
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages) noexcept {
@@ -450,18 +450,20 @@ inline progress linux_provider::merge(space_id space, page_number first, page_co
     return all;
 }
 
-inline progress linux_provider::merge_zero(space_id space, page_number first,
-                                           page_count pages) noexcept {
+inline progress linux_provider::merge_zero(space_id space, page_set pages) noexcept {
     machine_.budget.refresh(machine_.mappings());
     if (status const s = machine_.writers.enter(); s != status::ok) {
         return {page_count{0}, s};
     }
     detail::os::exclusion::guard const guard{&machine_.writers};
     progress all;
-    while (all.done < pages && all.why == status::ok) {
-        progress const one = to_merge(
-            space, first + all.done, (pages - all.done).value(),
-            [&](detail::os::place const& p) { return detail::os::zero_pages(machine_, p); });
+    while (!pages.empty() && all.why == status::ok) {
+        progress const one =
+            to_merge(space, pages.first, pages.span().value(), [&](detail::os::place const& p) {
+                return detail::os::zero_pages(machine_, p,
+                                              detail::os::piece_list::of(pages.mask, p.pages));
+            });
+        pages = pages.without(one.done);
         all.done += one.done;
         all.why = one.why;
     }

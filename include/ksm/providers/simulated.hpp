@@ -123,13 +123,16 @@ class simulated_provider {
         });
     }
 
-    progress merge_zero(space_id space, page_number first, page_count pages) noexcept {
-        return for_each_page(first, pages, [&](page_number page, page_count) {
-            return replace(
-                detail::merge_zero_steps, space, page, frame_store::zero, [&](auto content) {
+    progress merge_zero(space_id space, page_set pages) noexcept {
+        progress all;
+        for (; !pages.empty() && all.why == status::ok; pages = pages.without(page_count{1})) {
+            all.why = replace(
+                detail::merge_zero_steps, space, pages.first, frame_store::zero, [&](auto content) {
                     return equal(content, frames().zeros()) ? status::ok : status::changed;
                 });
-        });
+            all.done += page_count{all.why == status::ok ? 1U : 0U};
+        }
+        return all;
     }
 
     progress unmerge(space_id space, page_number first, page_count pages) noexcept {

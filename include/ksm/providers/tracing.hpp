@@ -3,6 +3,7 @@
 #ifndef KSM_PROVIDERS_TRACING_HPP
 #define KSM_PROVIDERS_TRACING_HPP
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -20,10 +21,11 @@ KSM_NAMESPACE_BEGIN
 struct traced_call {
     operation what = operation::survey;
     space_id space{};
-    page_number first; ///< Where a survey began.
-    page_count pages;  ///< Asked for; of a survey: listed.
-    frame_id frame;    ///< Merged into, promoted to, viewed or released.
-    page_count done;   ///< Of a view: 1, or 0 when the page was gone.
+    page_number first;      ///< Where a survey began.
+    page_count pages;       ///< Asked for; of a survey: listed.
+    std::uint64_t mask = 0; ///< Of merge_zero: which pages from `first` on.
+    frame_id frame;         ///< Merged into, promoted to, viewed or released.
+    page_count done;        ///< Of a view: 1, or 0 when the page was gone.
     status why = status::ok;
     coverage given = coverage::every_page;
     bool end = true; ///< Of a survey.
@@ -59,7 +61,15 @@ struct traced_call {
         return head + pages + outcome +
                (c.done.value() != 0 ? range(", frames ", c.frame.value(), c.done.value()) : "");
     case operation::merge: return head + pages + frames + outcome;
-    case operation::merge_zero:
+    case operation::merge_zero: {
+        std::string text = head + space + " pages";
+        for (page_set left{c.first, c.mask}; !left.empty();) {
+            page_count const n{static_cast<std::size_t>(std::countr_one(left.mask))};
+            text += range(" ", left.first.value(), n.value());
+            left = left.without(n);
+        }
+        return text + outcome;
+    }
     case operation::unmerge: return head + pages + outcome;
     case operation::view_frame:
     case operation::release: return head + frames;
@@ -124,11 +134,12 @@ class tracing_provider {
         return made;
     }
 
-    progress merge_zero(space_id space, page_number first, page_count pages) noexcept
+    progress merge_zero(space_id space, page_set pages) noexcept
         requires has_zero_merging<Base>
     {
-        auto const made = base_.merge_zero(space, first, pages);
-        note(operation::merge_zero, space, first, pages, {}, made.done, made.why);
+        auto const made = base_.merge_zero(space, pages);
+        note(operation::merge_zero, space, pages.first, pages.count(), {}, made.done, made.why);
+        calls.back().mask = pages.mask;
         return made;
     }
 
@@ -146,7 +157,8 @@ class tracing_provider {
   private:
     void note(operation what, space_id space, page_number first, page_count pages, frame_id frame,
               page_count done, status why) noexcept {
-        calls.push_back({what, space, first, pages, frame, done, why, coverage::every_page, true});
+        calls.push_back(
+            {what, space, first, pages, 0, frame, done, why, coverage::every_page, true});
     }
 
     Base& base_;

@@ -65,6 +65,8 @@ class exclusion {
         }
     }
 
+    [[nodiscard]] bool disabled() const noexcept { return disabled_ != nullptr; }
+
     struct verdict {
         write_exclusion strategy;
         char const* reason;

@@ -143,6 +143,7 @@ struct machinery {
     change_tracker tracker;
     memory_reader reader;
     std::uint32_t displacements = 0;
+    bool discards_at_once = true; ///< As far as we know, process_madvise does what madvise does.
     page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 

@@ -4,10 +4,15 @@
 #ifndef KSM_PROVIDERS_LINUX_MERGING_HPP
 #define KSM_PROVIDERS_LINUX_MERGING_HPP
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+
+#include <sys/uio.h>
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/machinery.hpp>
+#include <ksm/providers/linux/piece_list.hpp>
 #include <ksm/providers/linux/write_window.hpp>
 #include <ksm/version.hpp>
 
@@ -139,28 +144,75 @@ struct replacement {
     return {page_count{equal}, equal == p.pages ? status::ok : why};
 }
 
-/// Gives the pages before the first that is not zero back to the kernel. \requires All of them are
+/// Gives pieces of anonymous memory back, in one call where the kernel can: each call may cost a
+/// flush of every processor's TLB. \returns The pages given back; with fewer than all, `error`
+/// says why the next one was not.
+[[nodiscard]] inline std::size_t discard(machinery& m, std::byte* at, piece_list const& pieces,
+                                         int& error) noexcept {
+    std::array<iovec, piece_list::most> parts;
+    std::size_t n = 0;
+    for (piece const& w : pieces) {
+        parts[n++] = {at + w.first * m.page, w.pages * m.page};
+    }
+    error = 0;
+    std::size_t done = 0;
+    if (n > 1 && m.discards_at_once) {
+        ssize_t const bytes = sys::process_madvise({parts.data(), n}, MADV_DONTNEED);
+        done = bytes < 0 ? 0 : static_cast<std::size_t>(bytes) / m.page;
+        m.discards_at_once = done != 0;
+    }
+    while (done < pieces.pages() && error == 0) {
+        piece const w = pieces.from(done);
+        error = advise(at + w.first * m.page, w.pages * m.page, MADV_DONTNEED);
+        done += error == 0 ? w.pages : 0;
+    }
+    return done;
+}
+
+/// The pages of the pieces that are zero, before the first that is not or that is not in the
+/// window.
+[[nodiscard]] inline progress zeros_in(machinery& m, place const& p, write_window const& window,
+                                       piece_list const& pieces) noexcept {
+    std::size_t zeros = 0;
+    while (zeros < window.pages()) {
+        int unread = 0;
+        std::size_t const here = std::min(pieces.from(zeros).pages, window.pages() - zeros);
+        std::size_t const n =
+            m.reader.zero(window.content(zeros), here, p.in_place || window.vacated(), unread);
+        zeros += n;
+        if (n < here) {
+            return {page_count{zeros}, memory_reader::unequal(unread)};
+        }
+    }
+    return {page_count{zeros}, window.why_short()};
+}
+
+/// Gives pages back to the kernel, those before the first that is not zero, in one window.
+/// \requires The first page of the place is the first of the pieces; all pages of the place are
 /// displaced, or none.
-[[nodiscard]] inline progress zero_pages(machinery& m, place const& p) noexcept {
+[[nodiscard]] inline progress zero_pieces(machinery& m, place p, piece_list pieces) noexcept {
     // MADV_DONTNEED would show the frame that a page maps, not zero. A displaced page could do
     // with it, but a new mapping joins the neighbours.
     bool const by_advice = p.anonymous && m.table.at(p.first).kind() != backing::displaced;
+    if (!by_advice) {
+        p.pages = pieces.begin()->pages;
+        pieces = piece_list::run(p.pages);
+    }
     if (!m.table.prepare(p.first, p.pages, page_entry::zero())) {
         return {page_count{0}, status::out_of_memory};
     }
     replacement r;
     std::size_t zeros = 0;
-    int unread = 0;
     bool affordable = true;
-    status why = status::changed;
+    status why = status::ok;
     {
-        write_window window{m.writers, p, m.page};
+        write_window window{m.writers, p, m.page, pieces};
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
-        zeros =
-            m.reader.zero(window.content(), window.pages(), p.in_place || window.vacated(), unread);
-        why = zeros == window.pages() ? window.why_short() : memory_reader::unequal(unread);
+        progress const found = zeros_in(m, p, window, pieces);
+        zeros = found.done.value();
+        why = found.why;
         affordable = by_advice || zeros == 0 || m.affordable(p.first, zeros, page_entry::zero());
         r.sound = window.sound();
         if (zeros != 0 && affordable && r.sound) {
@@ -175,7 +227,7 @@ struct replacement {
             } else if (window.vacated()) {
                 window.emptied(zeros);
             } else {
-                r.error = advise(p.at, zeros * m.page, MADV_DONTNEED);
+                zeros = discard(m, p.at, pieces.lowest(zeros), r.error);
             }
         }
     }
@@ -187,21 +239,34 @@ struct replacement {
     }
     if (r.error != 0 && by_advice) {
         switch (r.error) {
-        case ENOMEM: return {page_count{0}, status::gone};
-        case EAGAIN: return {page_count{0}, status::busy};
-        default: return {page_count{0}, status::refused}; // locked since it was adopted
+        case ENOMEM: why = status::gone; break;
+        case EAGAIN: why = status::busy; break;
+        default: why = status::refused; break; // locked since it was adopted
         }
     }
-    if (r.error != 0) {
+    if (r.error != 0 && !by_advice) {
         return {page_count{0}, m.refused("mmap", r.error, false)};
     }
-    if (zeros != 0) {
-        m.table.set(p.first, zeros, page_entry::zero());
-        if (!by_advice) {
-            m.made_anonymous(p.at, zeros * m.page);
-        }
+    for (piece const& w : pieces.lowest(zeros)) {
+        m.table.set(p.first + page_count{w.first}, w.pages, page_entry::zero());
     }
-    return {page_count{zeros}, zeros == p.pages ? status::ok : why};
+    if (zeros != 0 && !by_advice) {
+        m.made_anonymous(p.at, zeros * m.page);
+    }
+    return {page_count{zeros}, why};
+}
+
+/// The same. Where a window cannot be had because of a page between the pieces, perhaps, the first
+/// piece alone.
+[[nodiscard]] inline progress zero_pages(machinery& m, place p, piece_list const& pieces) noexcept {
+    progress const all = zero_pieces(m, p, pieces);
+    std::size_t const first = pieces.begin()->pages;
+    if (all.done.value() != 0 || all.why == status::changed || first == pieces.pages() ||
+        m.writers.disabled()) {
+        return all;
+    }
+    p.pages = first;
+    return zero_pieces(m, p, piece_list::run(first));
 }
 
 } // namespace detail::os

@@ -14,6 +14,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/fork_gate.hpp>
+#include <ksm/providers/linux/piece_list.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/providers/linux/scratch_memory.hpp>
 #include <ksm/providers/linux/syscalls.hpp>
@@ -54,7 +55,7 @@ class page_mover {
         std::memset(at, 1, page);
         place p{page_number{}, at, 1};
         p.anonymous = true;
-        window_refusal const r = open(p);
+        window_refusal const r = open(p, piece_list::run(1));
         bool const moved = r.why == status::ok && content()[page - 1] == std::byte{1};
         if (r.why == status::ok) {
             close(p, 0);
@@ -63,18 +64,23 @@ class page_mover {
                                               : os_error{"ioctl(UFFDIO_MOVE)", r.error};
     }
 
-    /// Takes away as many pages as the kernel lets go, from the first on. Anything but ok: none,
-    /// and nothing has changed.
-    [[nodiscard]] window_refusal open(place const& p) noexcept {
+    /// Takes away as many of the wanted pages as the kernel lets go, from the first on. Anything
+    /// but ok: none, and nothing has changed.
+    [[nodiscard]] window_refusal open(place const& p, piece_list const& wanted) noexcept {
+        wanted_ = wanted;
         window_refusal r = try_open(p);
         if (r.why == status::busy && r.error == EBUSY) {
             // Since a fork, pages that nobody has written to are taken for shared, also when the
             // child is gone. A write fault makes them exclusive; pages that are pinned stay busy.
-            static_cast<void>(advise(p.at, p.pages * page_, madv_populate_write));
+            for (piece const& w : wanted_) {
+                static_cast<void>(
+                    advise(p.at + w.first * page_, w.pages * page_, madv_populate_write));
+            }
             r = try_open(p);
         }
         return r;
     }
+    /// They lie side by side.
     [[nodiscard]] std::byte const* content() noexcept { return slot(0); }
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     /// Why there are not more.
@@ -86,7 +92,7 @@ class page_mover {
     void close(place const& p, std::size_t replaced, bool empty = false) noexcept {
         std::size_t used = replaced;
         for (std::size_t i = replaced; i < pages_;) {
-            std::size_t const n = put_back(p.at, i, pages_ - i);
+            std::size_t const n = put_back(p, i, pages_ - i);
             used = n == 0 ? pages_ : used;
             i += n == 0 ? 1 : n;
         }
@@ -127,7 +133,7 @@ class page_mover {
 
     [[nodiscard]] window_refusal try_open(place const& p) noexcept {
         std::size_t const bytes = p.pages * page_;
-        if (taken_ + p.pages > window_pages) {
+        if (taken_ + wanted_.pages() > window_pages) {
             rest();
             if (taken_ != 0) { // what lies there could come back into the wrong place
                 return {status::busy, ENOMEM};
@@ -146,17 +152,15 @@ class page_mover {
             }
             return enrolment_refused(e, p);
         }
-        std::size_t moved = 0;
-        for (int tries = 0; moved < bytes && tries < most_tries; ++tries) {
-            auto const m = faults_.move(slot(0) + moved, p.at + moved, bytes - moved);
-            moved += m.bytes;
+        pages_ = 0;
+        for (piece const& w : wanted_) {
+            auto const m = take(p.at + w.first * page_, w.pages * page_);
+            pages_ += m.bytes / page_;
             e = m.error;
-            // With a part done the answer is EAGAIN; the next one says what is in the way.
-            if (e != EAGAIN) {
+            if (e != 0) {
                 break;
             }
         }
-        pages_ = moved / page_;
         window_refusal const r = move_refused(e);
         why_short_ = r.why;
         if (e != 0 && e != EBUSY && e != ENOENT) { // those two look at the place of the page first
@@ -168,6 +172,21 @@ class page_mover {
             return r;
         }
         return {};
+    }
+
+    /// Moves consecutive pages behind those that are away.
+    [[nodiscard]] userfault::moved take(std::byte* from, std::size_t bytes) noexcept {
+        userfault::moved all{0, 0};
+        for (int tries = 0; all.bytes < bytes && tries < most_tries; ++tries) {
+            auto const m =
+                faults_.move(slot(pages_) + all.bytes, from + all.bytes, bytes - all.bytes);
+            all = {all.bytes + m.bytes, m.error};
+            // With a part done the answer is EAGAIN; the next one says what is in the way.
+            if (m.error != EAGAIN) {
+                break;
+            }
+        }
+        return all;
     }
 
     [[nodiscard]] window_refusal enrolment_refused(int e, place const& p) const noexcept {
@@ -197,15 +216,17 @@ class page_mover {
     /// Linux 6.18 was seen to move a page and to answer EEXIST nevertheless when the machine is
     /// busy. What is away beyond the pages that it owns up to comes back.
     void recall(place const& p) noexcept {
-        for (std::size_t i = pages_; i < p.pages; ++i) {
-            dirty_ = put_back(p.at, i, 1) == 0 ? p.pages : dirty_;
+        for (std::size_t i = pages_; i < wanted_.pages(); ++i) {
+            dirty_ = put_back(p, i, 1) == 0 ? wanted_.pages() : dirty_;
         }
     }
 
     /// Pages that came back into their place by moving, from `first` on; 0: that one did not. It
     /// was copied; or something is in its place; or the application has unmapped the place.
-    [[nodiscard]] std::size_t put_back(std::byte* at, std::size_t first, std::size_t n) noexcept {
-        std::byte* const to = at + first * page_;
+    [[nodiscard]] std::size_t put_back(place const& p, std::size_t first, std::size_t n) noexcept {
+        piece const where = wanted_.from(first);
+        n = std::min(n, where.pages);
+        std::byte* const to = p.at + where.first * page_;
         std::byte* const from = slot(first);
         userfault::moved m = faults_.move(to, from, n * page_);
         for (int tries = 0; m.bytes == 0 && m.error == EAGAIN && tries < most_tries; ++tries) {
@@ -264,6 +285,7 @@ class page_mover {
 
     userfault const& faults_;
     scratch_memory scratch_;
+    piece_list wanted_;
     std::size_t page_ = 0;
     std::size_t pages_ = 0; ///< That are away.
     std::size_t taken_ = 0; ///< Places in the scratch memory where earlier windows left something.

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include <fcntl.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -38,6 +40,7 @@ enum class call : std::uint8_t {
     munmap,
     mprotect,
     madvise,
+    process_madvise,
     mremap,
     mincore,
     process_vm_readv,
@@ -124,6 +127,13 @@ inline int munmap(void* at, std::size_t bytes) noexcept {
 }
 [[nodiscard]] inline int madvise(void* at, std::size_t bytes, int advice) noexcept {
     return fails(call::madvise) ? -1 : ::madvise(at, bytes, advice);
+}
+/// Of this process. \returns Bytes, or -1.
+[[nodiscard]] inline ssize_t process_madvise(std::span<iovec const> parts, int advice) noexcept {
+    constexpr int pidfd_self = -10000; // Linux 6.14
+    return fails(call::process_madvise)
+               ? -1
+               : ::syscall(SYS_process_madvise, pidfd_self, parts.data(), parts.size(), advice, 0);
 }
 /// \param to For MREMAP_FIXED.
 [[nodiscard]] inline void* mremap(void* at, std::size_t old_bytes, std::size_t bytes, int flags,

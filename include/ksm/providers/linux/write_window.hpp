@@ -5,6 +5,7 @@
 #ifndef KSM_PROVIDERS_LINUX_WRITE_WINDOW_HPP
 #define KSM_PROVIDERS_LINUX_WRITE_WINDOW_HPP
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,6 +13,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/exclusion.hpp>
+#include <ksm/providers/linux/piece_list.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/version.hpp>
 
@@ -22,7 +24,10 @@ namespace detail::os {
 class write_window {
   public:
     write_window(exclusion& e, place const& p, std::size_t page) noexcept
-        : exclusion_(e), place_(p), page_(page), pages_(p.pages), content_(p.at) {
+        : write_window(e, p, page, piece_list::run(p.pages)) {}
+    /// Writers are kept out of the pieces of the place, and maybe of what is between them.
+    write_window(exclusion& e, place const& p, std::size_t page, piece_list const& pieces) noexcept
+        : exclusion_(e), place_(p), pieces_(pieces), page_(page), pages_(pieces.pages()) {
         if (holds(__builtin_frame_address(0), 0) ||
             (waits_for_accesses() && (holds(e.owner_.data(), e.owner_.size()) || holds_gate()))) {
             // We would wait for ourselves, or write into the window.
@@ -49,14 +54,18 @@ class write_window {
 
     /// Anything but ok: the window is not open, the pages are as they were.
     [[nodiscard]] status why() const noexcept { return why_.why; }
-    /// The first so many pages are in the window, which may be fewer than were asked for.
+    /// The first so many pages of all pieces are in the window, which may not be all.
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     /// Why there are not more.
     [[nodiscard]] status why_short() const noexcept {
         return way_ == way::move ? exclusion_.mover_.why_short() : status::ok;
     }
-    /// Where the pages' content is to be read.
-    [[nodiscard]] std::byte const* content() const noexcept { return content_; }
+    /// Where the content of page number `i` of all pieces is to be read, and of those behind it in
+    /// its piece.
+    [[nodiscard]] std::byte const* content(std::size_t i = 0) const noexcept {
+        return vacated() ? exclusion_.mover_.content() + i * page_
+                         : place_.at + pieces_.from(i).first * page_;
+    }
     /// The pages are away: there is nothing but an empty anonymous mapping in their place.
     [[nodiscard]] bool vacated() const noexcept { return way_ == way::move; }
     /// Writers stay out of pages whose memory is given back inside of the window.
@@ -70,7 +79,12 @@ class write_window {
         switch (way_) {
         case way::mprotect: return !exclusion_.window_->aborted.load();
         case way::protect:
-            return exclusion_.protector_.sound(place_, !exclusion_.options_.no_pinned_io);
+            return std::all_of(pieces_.begin(), pieces_.end(), [this](piece const& w) {
+                place part = place_;
+                part.first += page_count{w.first};
+                part.pages = w.pages;
+                return exclusion_.protector_.sound(part, !exclusion_.options_.no_pinned_io);
+            });
         default: return true;
         }
     }
@@ -129,11 +143,10 @@ class write_window {
             return;
         case write_exclusion::move:
             if (place_.anonymous) {
-                why_ = exclusion_.mover_.open(place_);
+                why_ = exclusion_.mover_.open(place_, pieces_);
                 if (why_.why == status::ok) {
                     way_ = way::move;
                     pages_ = exclusion_.mover_.pages();
-                    content_ = exclusion_.mover_.content();
                 }
                 return;
             }
@@ -189,9 +202,9 @@ class write_window {
 
     exclusion& exclusion_;
     place place_;
+    piece_list pieces_;
     std::size_t page_;
     std::size_t pages_;
-    std::byte const* content_;
     std::size_t replaced_ = 0;
     std::uint64_t opened_at_ = 0;
     window_refusal why_;
