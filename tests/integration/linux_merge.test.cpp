@@ -47,7 +47,7 @@ TEST_CASE("merging keeps every byte and gives the memory of the duplicates back"
         m.fill(i, seed);
     }
     std::size_t const duplicates = m.size() - distinct.size();
-    std::size_t const before = memory_use("Pss:");
+    std::size_t const before = memory_use();
     CHECK(merge_all(p, m) == duplicates);
     bool equal = true;
     for (std::size_t i = 0; i < m.size(); ++i) {
@@ -55,7 +55,7 @@ TEST_CASE("merging keeps every byte and gives the memory of the duplicates back"
     }
     CHECK(equal);
     if (pss_is_ours) {
-        std::size_t const after = memory_use("Pss:");
+        std::size_t const after = memory_use();
         REQUIRE(before > after);
         CHECK(before - after >= duplicates * p.page_size() * 9 / 10);
     }
@@ -176,7 +176,7 @@ TEST_CASE("zero pages are given back, and a later store to one is seen", "[linux
         std::memset(m.at(i), 0, p.page_size());
     }
     m.at(2000)[p.page_size() - 1] = std::byte{1};
-    std::size_t const before = memory_use("Pss:");
+    std::size_t const before = memory_use();
     progress done;
     for (std::size_t i = 0; i < 2048; i += page_set::most) {
         progress const some =
@@ -187,7 +187,7 @@ TEST_CASE("zero pages are given back, and a later store to one is seen", "[linux
     CHECK(done.why == status::changed);
     if (pss_is_ours) {
         // The rest of the process is in this figure, too: nine tenths are proof enough.
-        CHECK(before - memory_use("Pss:") >= 1800 * p.page_size());
+        CHECK(before - memory_use() >= 1800 * p.page_size());
     }
     CHECK(mappings_in(m.at(0), m.size() * p.page_size()) == 1);
     page_run const zeros = look(p, m.page(0));
@@ -201,35 +201,6 @@ TEST_CASE("zero pages are given back, and a later store to one is seen", "[linux
     CHECK(written.pages == pages(2));
     CHECK(look(p, m.page(10)).state == page_state::unknown);
     CHECK(m.holds(10, 3));
-}
-
-TEST_CASE("scattered zero pages are given back in one window, and those between stay", "[linux]") {
-    linux_options const options = GENERATE(quiescent(), by_mprotect(), by_move(), by_wp());
-    KSM_NEEDS_USERFAULTFD(options);
-    linux_provider p{options};
-    memory m{p, 64};
-    for (std::size_t i = 0; i < 64; ++i) {
-        m.fill(i, i);
-    }
-    for (std::size_t i = 0; i < 64; i += 3) {
-        std::memset(m.at(i), 0, p.page_size());
-    }
-    m.at(60)[p.page_size() - 1] = std::byte{1};
-    std::uint64_t const every_third = 0x9249'2492'4924'9249;
-    progress const done = p.merge_zero(p.space(), {m.page(0), every_third});
-    CHECK(done.done == pages(20));
-    CHECK(done.why == status::changed);
-    CHECK(p.windows().opened == (options.quiescent ? 0 : 1));
-    for (std::size_t i = 0; i < 64; ++i) {
-        CAPTURE(i);
-        CHECK((look(p, m.page(i)).state == page_state::zero) == (i % 3 == 0 && i < 60));
-    }
-    for (std::size_t i = 0; i < 60; ++i) {
-        CHECK((i % 3 == 0 ? m.zero(i) : m.holds(i, i)));
-    }
-    CHECK(m.at(60)[p.page_size() - 1] == std::byte{1});
-    CHECK(m.zero(63));
-    CHECK(mappings_in(m.at(0), m.size() * p.page_size()) == 1);
 }
 
 TEST_CASE("zeroing a page that maps a frame shows zero, not the frame", "[linux]") {

@@ -20,7 +20,7 @@ TEST_CASE("the engine merges settled memory of the process and gives it back", "
         m.fill(i, seed(i));
     }
     std::size_t const duplicates = m.size() - distinct.size();
-    std::size_t const before = memory_use("Pss:");
+    std::size_t const before = memory_use();
     scanner engine{p};
     REQUIRE(engine.enter(p.space()) == status::ok);
     for (int pass = 0; pass < 4; ++pass) {
@@ -28,7 +28,7 @@ TEST_CASE("the engine merges settled memory of the process and gives it back", "
     }
     CHECK(engine.statistics().pages_sharing >= duplicates * 9 / 10);
     if (pss_is_ours) {
-        CHECK(before - memory_use("Pss:") >= duplicates * p.page_size() * 9 / 10);
+        CHECK(before - memory_use() >= duplicates * p.page_size() * 9 / 10);
     }
     CHECK(p.usage().metadata_bytes <=
           4 * m.size() + 9 * p.page_size() + detail::os::pagemap::buffer_bytes());

@@ -59,6 +59,13 @@ inline linux_options by_mprotect() {
         }                                                                                          \
     } while (false)
 
+#define KSM_NEEDS_TRACKING(provider)                                                               \
+    do {                                                                                           \
+        if (!(provider).capabilities().tracks_changes) {                                           \
+            KSM_SKIP("the kernel cannot track changes (PAGEMAP_SCAN, Linux 6.7)");                 \
+        }                                                                                          \
+    } while (false)
+
 /// A region of the provider, unmapped at the end.
 class memory {
   public:
@@ -161,20 +168,23 @@ inline constexpr bool pss_is_ours =
 inline constexpr bool pss_is_ours = true;
 #endif
 
-/// A line of /proc/self/smaps_rollup, in bytes.
-inline std::size_t memory_use(char const* key) {
+/// What the process's own pages and frames take: its share (PSS) of anonymous and shared memory, in
+/// bytes. Its share of files depends on who else has them mapped.
+inline std::size_t memory_use() {
     std::FILE* const f = std::fopen("/proc/self/smaps_rollup", "r");
     char line[256];
     unsigned long value = 0;
+    std::size_t kib = 0;
     while (f != nullptr && std::fgets(line, sizeof line, f) != nullptr) {
-        if (std::strncmp(line, key, std::strlen(key)) == 0) {
-            std::sscanf(line + std::strlen(key), "%lu", &value);
+        if (std::sscanf(line, "Pss_Anon: %lu", &value) == 1 ||
+            std::sscanf(line, "Pss_Shmem: %lu", &value) == 1) {
+            kib += value;
         }
     }
     if (f != nullptr) {
         std::fclose(f);
     }
-    return std::size_t{value} * 1024;
+    return kib * 1024;
 }
 
 /// The kernel's mappings that overlap the range.

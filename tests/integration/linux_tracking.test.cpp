@@ -13,13 +13,6 @@ using namespace linux_test;
 
 namespace {
 
-#define KSM_NEEDS_TRACKING(provider)                                                               \
-    do {                                                                                           \
-        if (!(provider).capabilities().tracks_changes) {                                           \
-            KSM_SKIP("the kernel cannot track changes (PAGEMAP_SCAN, Linux 6.7)");                 \
-        }                                                                                          \
-    } while (false)
-
 /// What a walk of kind `changes` lists, by the place in the region.
 std::map<std::size_t, page_state> changes(linux_provider& p, memory const& m,
                                           std::size_t room = 64) {

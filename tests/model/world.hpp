@@ -301,9 +301,7 @@ class world {
                          .first_call = faulty_.calls(where) + after,
                          .why = why,
                          .done = page_count{needs_progress && done == 0 ? 1 : done}});
-            bool const changed = why == ksm::status::changed;
-            forsaken_ = forsaken_ || why == ksm::status::refused || changed;
-            visits_disturbed_ = visits_disturbed_ || changed;
+            forsaken_ = forsaken_ || why == ksm::status::refused || why == ksm::status::changed;
         }
     }
 
@@ -451,7 +449,6 @@ class world {
             armed_.erase(armed_.begin() + static_cast<std::ptrdiff_t>(i--));
             in_seam_ = true;
             undisturbed_ = false;
-            visits_disturbed_ = true;
             provider_.disturb();
             here_ = a.here ? std::optional{place{space, page}} : std::nullopt;
             a.program(*this);
@@ -551,15 +548,6 @@ class world {
     }
 
     void check_converged() {
-        // Where writes are not tracked, a page is taken for unchanged when it keeps its digest:
-        // also when digests collide, or when it changed and changed back during a visit. It then
-        // waits in the persistent unstable tree although its equal came by.
-        bool const persistent =
-            setup_.policy == policy::standard || setup_.policy == policy::weak_standard;
-        if (persistent && !setup_.change_tracking &&
-            (visits_disturbed_ || setup_.policy == policy::weak_standard)) {
-            return;
-        }
         bool const across = engine_->tunables().merge_across_nodes;
         struct group {
             std::uint64_t pages = 0;
@@ -608,10 +596,9 @@ class world {
     std::optional<place> window_; // from which page writers are excluded
     bool in_seam_ = false;
     bool pass_open_ = false;
-    bool pass_begins_ = false;      // and has surveyed nothing yet
-    bool pass_began_ = false;       // in this step
-    bool undisturbed_ = true;       // in this step
-    bool visits_disturbed_ = false; // ever
+    bool pass_begins_ = false; // and has surveyed nothing yet
+    bool pass_began_ = false;  // in this step
+    bool undisturbed_ = true;  // in this step
     bool frames_limited_ = false;
     bool frames_may_leak_ = false; // those that a scanner left when it died
     bool forsaken_ = false;        // only a write brings pages back that were refused or changed

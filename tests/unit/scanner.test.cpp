@@ -871,6 +871,36 @@ TEST_CASE("A page that waits is not left behind when an equal one that waits, to
     CHECK(m.share(0, 1));
 }
 
+TEST_CASE("A page that waits is not left behind where writes are not tracked, either") {
+    machine m(3, {.page_size = 64, .change_tracking = false});
+    scanning<> s(m.memory, m.space);
+    s.passes(3);
+    m.write(1, 1);
+    m.write(2, 1);
+    s.passes(1);
+    // Page 0 is another from then on until the pass has ended.
+    m.once_at(ksm::seam::view_page, 1, [&] { m.write(0, 9); });
+    s.passes(1);
+    m.write(0, 1);
+    REQUIRE(m.share(1, 2));
+    s.passes(1);
+    CHECK(m.share(0, 1));
+}
+
+TEST_CASE("Two pages of one content that wait find each other where writes are not tracked") {
+    machine m(2, {.page_size = 64, .change_tracking = false});
+    scanning<> s(m.memory, m.space);
+    s.passes(3);
+    m.write(1, 1);
+    s.passes(1);
+    m.once_at(ksm::seam::view_page, 1, [&] { m.write(0, 9); });
+    s.passes(1);
+    m.write(0, 1);
+    REQUIRE(s.statistics().pages_unshared == 2);
+    s.passes(1);
+    CHECK(m.share(0, 1));
+}
+
 TEST_CASE("A page that waits for a partner finds one in a frame that is adopted") {
     machine m(2);
     m.write(1, 1);

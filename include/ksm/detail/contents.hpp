@@ -40,6 +40,18 @@ class contents {
 
     [[nodiscard]] bool equal(page_bytes x, page_bytes y) noexcept { return order(x, y) == 0; }
 
+    /// Whether both pages are there and have the same bytes now.
+    [[nodiscard]] bool equal(rmap_item& a, rmap_item& b) noexcept {
+        page_bytes const x = view(a);
+        page_bytes const y = view(b);
+        return !x.empty() && !y.empty() && equal(x, y);
+    }
+    /// Whether the page is there and zero now.
+    [[nodiscard]] bool zero(space& s, page_number page) noexcept {
+        page_bytes const bytes = view(s, page);
+        return !bytes.empty() && is_zero(bytes);
+    }
+
     [[nodiscard]] std::strong_ordering order(page_bytes x, page_bytes y) noexcept {
         ++index_.counters.pages_compared;
         return std::memcmp(x.data(), y.data(), x.size()) <=> 0;

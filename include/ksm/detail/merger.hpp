@@ -86,17 +86,21 @@ class merger {
                 return n;
             }
         }
-        if (a.where() == item_state::unstable && a.digest == digest) {
-            return 1; // waits for a partner where it is
-        }
-        bool const settled = is_settled(a) || (a.has_digest != 0 && a.digest == digest);
-        index_.detach(a); // before its key changes
-        a.set_digest(digest);
-        a.has_digest = 1;
-        if (!settled) {
-            // A provider that tracks changes lists the page again only when it is written.
-            index_.revisit(a);
+        // While it waited its equals may have come by, taken for others: it may have been another.
+        bool const waits = a.where() == item_state::unstable && a.digest == digest;
+        if (waits && Policy::content_order) {
             return 1;
+        }
+        if (!waits) {
+            bool const settled = is_settled(a) || (a.has_digest != 0 && a.digest == digest);
+            index_.detach(a); // before its key changes
+            a.set_digest(digest);
+            a.has_digest = 1;
+            if (!settled) {
+                // A provider that tracks changes lists the page again only when it is written.
+                index_.revisit(a);
+                return 1;
+            }
         }
         if (tunables_.use_zero_pages) {
             if (std::size_t const n = merge_with_zero(a, budget)) {
@@ -129,6 +133,7 @@ class merger {
                 for (std::size_t n = p.done.value(); n != 0; --n, ++done) {
                     rmap_item& item = *index_.find(s, zeros.first);
                     take(item);
+                    index_.detach(item);
                     index_.hang_on_zero(item);
                     zeros = zeros.without(page_count{1});
                 }
@@ -152,18 +157,16 @@ class merger {
         // A page that is not zero mostly shows it in its first word, yet fetching that costs as
         // much as a tenth of a window: look no further where zero pages are rare.
         constexpr std::size_t most_between = 8;
-        auto const zero_at = [&](std::size_t i) {
-            page_bytes const bytes = contents_.view(space_of(a), page_of(a) + page_count{i});
-            return !bytes.empty() && is_zero(bytes);
-        };
-        if (!zero_at(0)) {
+        space& s = space_of(a);
+        if (!contents_.zero(s, page_of(a))) {
             return {};
         }
         page_set zeros{page_of(a), 1};
         if constexpr (Policy::predicts_runs) {
             std::size_t last = 0;
             for (std::size_t i = 1; i < page_set::most && i - last <= most_between; ++i) {
-                if (zeros.count().value() < budget && follower_of(a, i) != nullptr && zero_at(i)) {
+                if (zeros.count().value() < budget && follower_of(a, i) != nullptr &&
+                    contents_.zero(s, page_of(a) + page_count{i})) {
                     zeros.mask |= std::uint64_t{1} << i;
                     last = i;
                 }
@@ -225,7 +228,7 @@ class merger {
             rmap_item* const b = p.unstable.find(0, contents_.content_order_of(a, &gone), where);
             if (b == nullptr) {
                 p.unstable.insert_at(a, where);
-                enter_unstable(a);
+                index_.enter_unstable(a);
             } else if (gone) {
                 index_.drop(*b); // S7: the walk ends without result
             } else {
@@ -237,14 +240,15 @@ class merger {
             // written since. Only equal bytes are a match.
             for (rmap_item* b = p.unstable.first_with(a.digest); b != nullptr;
                  b = p.unstable.next_with_same(*b)) {
-                page_bytes const mine = contents_.view(a);
-                page_bytes const other = contents_.view(*b);
-                if (!mine.empty() && !other.empty() && contents_.equal(mine, other)) {
+                if (b != &a && contents_.equal(a, *b)) {
+                    index_.detach(a);
                     return merge_pair(a, *b, matching_pages(a, *b, p, budget));
                 }
             }
-            p.unstable.insert_by_digest(a);
-            enter_unstable(a);
+            if (a.where() != item_state::unstable) {
+                p.unstable.insert_by_digest(a);
+                index_.enter_unstable(a);
+            }
             return 1;
         }
     }
@@ -266,11 +270,6 @@ class merger {
                 item = waiting.first_with(node.digest);
             }
         }
-    }
-
-    void enter_unstable(rmap_item& a) noexcept {
-        a.go(item_state::unstable);
-        ++index_.counters.pages_unshared;
     }
 
     /// How many pages from `a` on have the digests of the pages from `b` on.

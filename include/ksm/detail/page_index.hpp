@@ -143,6 +143,12 @@ class page_index {
         item.go(item_state::loose);
     }
 
+    /// \requires The item is loose, and has been linked into the unstable tree of its partition.
+    void enter_unstable(rmap_item& item) noexcept {
+        item.go(item_state::unstable);
+        ++counters.pages_unshared;
+    }
+
     /// \requires The item is loose, and its page maps the node's frame.
     void hang(rmap_item& item, stable_node& node) noexcept {
         settle(item);

@@ -457,7 +457,7 @@ inline progress linux_provider::merge_zero(space_id space, page_set pages) noexc
     }
     detail::os::exclusion::guard const guard{&machine_.writers};
     progress all;
-    while (!pages.empty() && all.why == status::ok) {
+    for (pages = pages.without(all.done); !pages.empty() && all.why == status::ok;) {
         progress const one =
             to_merge(space, pages.first, pages.span().value(), [&](detail::os::place const& p) {
                 return detail::os::zero_pages(machine_, p,

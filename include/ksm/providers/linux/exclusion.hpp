@@ -66,6 +66,11 @@ class exclusion {
     }
 
     [[nodiscard]] bool disabled() const noexcept { return disabled_ != nullptr; }
+    /// Windows may reach over pages that they are not about. With strict overcommit `mprotect`
+    /// would have to give memory to those that have none.
+    [[nodiscard]] bool takes_pieces() const noexcept {
+        return !strict_commit_ || in_force_ != write_exclusion::mprotect;
+    }
 
     struct verdict {
         write_exclusion strategy;

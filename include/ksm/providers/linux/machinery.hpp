@@ -143,7 +143,9 @@ struct machinery {
     change_tracker tracker;
     memory_reader reader;
     std::uint32_t displacements = 0;
-    bool discards_at_once = true; ///< As far as we know, process_madvise does what madvise does.
+    /// Whether process_madvise gives several pieces of memory back. Constant: nothing of ours may
+    /// be written inside of a window.
+    bool const discards_at_once = can_discard_at_once(page);
     page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 

@@ -144,26 +144,26 @@ struct replacement {
     return {page_count{equal}, equal == p.pages ? status::ok : why};
 }
 
-/// Gives pieces of anonymous memory back, in one call where the kernel can: each call may cost a
-/// flush of every processor's TLB. \returns The pages given back; with fewer than all, `error`
-/// says why the next one was not.
-[[nodiscard]] inline std::size_t discard(machinery& m, std::byte* at, piece_list const& pieces,
-                                         int& error) noexcept {
-    std::array<iovec, piece_list::most> parts;
-    std::size_t n = 0;
-    for (piece const& w : pieces) {
-        parts[n++] = {at + w.first * m.page, w.pages * m.page};
-    }
+/// Gives pieces of anonymous memory back, `at_once` by one call as far as that gets: each call may
+/// cost a flush of every processor's TLB. Otherwise no page is given back twice: under `wp`
+/// somebody may have written to it in between.
+/// \returns The pages given back; with fewer than all, `error` says why the next one was not.
+[[nodiscard]] inline std::size_t discard(std::byte* at, piece_list const& pieces, std::size_t page,
+                                         bool at_once, int& error) noexcept {
     error = 0;
     std::size_t done = 0;
-    if (n > 1 && m.discards_at_once) {
+    if (at_once && pieces.size() > 1) {
+        std::array<iovec, piece_list::most> parts;
+        std::size_t n = 0;
+        for (piece const& w : pieces) {
+            parts[n++] = {at + w.first * page, w.pages * page};
+        }
         ssize_t const bytes = sys::process_madvise({parts.data(), n}, MADV_DONTNEED);
-        done = bytes < 0 ? 0 : static_cast<std::size_t>(bytes) / m.page;
-        m.discards_at_once = done != 0;
+        done = bytes < 0 ? 0 : static_cast<std::size_t>(bytes) / page; // whole pieces
     }
     while (done < pieces.pages() && error == 0) {
         piece const w = pieces.from(done);
-        error = advise(at + w.first * m.page, w.pages * m.page, MADV_DONTNEED);
+        error = advise(at + w.first * page, w.pages * page, MADV_DONTNEED);
         done += error == 0 ? w.pages : 0;
     }
     return done;
@@ -188,16 +188,10 @@ struct replacement {
 }
 
 /// Gives pages back to the kernel, those before the first that is not zero, in one window.
-/// \requires The first page of the place is the first of the pieces; all pages of the place are
-/// displaced, or none.
-[[nodiscard]] inline progress zero_pieces(machinery& m, place p, piece_list pieces) noexcept {
-    // MADV_DONTNEED would show the frame that a page maps, not zero. A displaced page could do
-    // with it, but a new mapping joins the neighbours.
-    bool const by_advice = p.anonymous && m.table.at(p.first).kind() != backing::displaced;
-    if (!by_advice) {
-        p.pages = pieces.begin()->pages;
-        pieces = piece_list::run(p.pages);
-    }
+/// \param opened  Whether the window could be opened.
+[[nodiscard]] inline progress zero_pieces(machinery& m, place const& p, piece_list const& pieces,
+                                          bool by_advice, bool& opened) noexcept {
+    opened = false;
     if (!m.table.prepare(p.first, p.pages, page_entry::zero())) {
         return {page_count{0}, status::out_of_memory};
     }
@@ -210,6 +204,7 @@ struct replacement {
         if (window.why() != status::ok) {
             return {page_count{0}, window.why()};
         }
+        opened = true;
         progress const found = zeros_in(m, p, window, pieces);
         zeros = found.done.value();
         why = found.why;
@@ -227,7 +222,8 @@ struct replacement {
             } else if (window.vacated()) {
                 window.emptied(zeros);
             } else {
-                zeros = discard(m, p.at, pieces.lowest(zeros), r.error);
+                zeros = discard(p.at, pieces.lowest(zeros), m.page,
+                                m.discards_at_once && window.survives_discarding(), r.error);
             }
         }
     }
@@ -256,17 +252,25 @@ struct replacement {
     return {page_count{zeros}, why};
 }
 
-/// The same. Where a window cannot be had because of a page between the pieces, perhaps, the first
-/// piece alone.
-[[nodiscard]] inline progress zero_pages(machinery& m, place p, piece_list const& pieces) noexcept {
-    progress const all = zero_pieces(m, p, pieces);
-    std::size_t const first = pieces.begin()->pages;
-    if (all.done.value() != 0 || all.why == status::changed || first == pieces.pages() ||
-        m.writers.disabled()) {
-        return all;
+/// Gives pages back to the kernel, those before the first that is not zero. \requires The first
+/// page of the place is the first of the pieces; all pages of the place are displaced, or none.
+[[nodiscard]] inline progress zero_pages(machinery& m, place p, piece_list pieces) noexcept {
+    // MADV_DONTNEED would show the frame that a page maps, not zero. A displaced page could do
+    // with it, but a new mapping joins the neighbours.
+    bool const by_advice = p.anonymous && m.table.at(p.first).kind() != backing::displaced;
+    bool opened = false;
+    if (by_advice && pieces.size() > 1 && m.writers.takes_pieces()) {
+        p.pages = pieces.span();
+        progress const all = zero_pieces(m, p, pieces, by_advice, opened);
+        bool const between = all.why == status::refused || all.why == status::gone ||
+                             all.why == status::out_of_mappings;
+        if (opened || !between || m.writers.disabled()) {
+            return all;
+        }
+        // Perhaps because of a page between the pieces: without these, then.
     }
-    p.pages = first;
-    return zero_pieces(m, p, piece_list::run(first));
+    p.pages = pieces.begin()->pages;
+    return zero_pieces(m, p, piece_list::run(p.pages), by_advice, opened);
 }
 
 } // namespace detail::os

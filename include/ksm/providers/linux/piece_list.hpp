@@ -34,7 +34,8 @@ class piece_list {
         }
         return l;
     }
-    /// A piece for each run of ones among the lowest `bits`. \requires The lowest one is set.
+    /// A piece for each run of ones among the lowest `bits`. \requires The lowest one is set, and
+    /// `bits` is not 0.
     [[nodiscard]] static piece_list of(std::uint64_t mask, std::size_t bits) noexcept {
         mask &= ~std::uint64_t{0} >> (64 - std::min<std::size_t>(bits, 64));
         piece_list l;
@@ -51,6 +52,11 @@ class piece_list {
 
     [[nodiscard]] piece const* begin() const noexcept { return pieces_.data(); }
     [[nodiscard]] piece const* end() const noexcept { return pieces_.data() + size_; }
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+    /// From the beginning of the place to the end of the last piece. \requires There is a piece.
+    [[nodiscard]] std::size_t span() const noexcept {
+        return pieces_[size_ - 1].first + pieces_[size_ - 1].pages;
+    }
     /// Of all pieces together.
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
 

@@ -130,10 +130,11 @@ inline int munmap(void* at, std::size_t bytes) noexcept {
 }
 /// Of this process. \returns Bytes, or -1.
 [[nodiscard]] inline ssize_t process_madvise(std::span<iovec const> parts, int advice) noexcept {
+    constexpr long number = 440;       // on every architecture
     constexpr int pidfd_self = -10000; // Linux 6.14
     return fails(call::process_madvise)
                ? -1
-               : ::syscall(SYS_process_madvise, pidfd_self, parts.data(), parts.size(), advice, 0);
+               : ::syscall(number, pidfd_self, parts.data(), parts.size(), advice, 0);
 }
 /// \param to For MREMAP_FIXED.
 [[nodiscard]] inline void* mremap(void* at, std::size_t old_bytes, std::size_t bytes, int flags,

@@ -86,6 +86,21 @@ inline void futex_wake_all(std::uint32_t const* word) noexcept {
     return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
+/// Tries it on a page: process_madvise gives the calling process's own memory back (Linux 6.14).
+[[nodiscard]] inline bool can_discard_at_once(std::size_t page) noexcept {
+    void* const trial = sys::mmap(nullptr, page, read_write, anonymous, -1, 0);
+    if (trial == MAP_FAILED) {
+        return false;
+    }
+    auto* const byte = static_cast<unsigned char volatile*>(trial);
+    *byte = 1;
+    iovec const part{trial, page};
+    bool const works =
+        sys::process_madvise({&part, 1}, MADV_DONTNEED) == static_cast<ssize_t>(page) && *byte == 0;
+    sys::munmap(trial, page);
+    return works;
+}
+
 /// True when a part of the range is not mapped at all.
 [[nodiscard]] inline bool has_hole(std::byte* at, std::size_t bytes, std::size_t page) noexcept {
     unsigned char resident[128];

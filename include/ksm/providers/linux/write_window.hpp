@@ -99,11 +99,13 @@ class write_window {
     void close() noexcept {
         switch (way_) {
         case way::none: break;
-        case way::mprotect:
-            exclusion_.log_.waited(exclusion_.window_->waiting.load());
+        case way::mprotect: {
+            std::uint32_t const waiting = exclusion_.window_->waiting.load();
             // An error says that the application has unmapped a part: there is nothing to open.
             static_cast<void>(segv_handler::instance().close(*exclusion_.window_));
+            exclusion_.log_.waited(waiting); // the log may lie in the window
             break;
+        }
         case way::protect:
             count_waiting(exclusion_.guard_);
             exclusion_.protector_.close(place_, replaced_);
