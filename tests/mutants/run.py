@@ -83,7 +83,8 @@ def run(mutant, compiler, main_object, operations):
         program = work / "test"
         subprocess.run([*compiler, str(main_object), str(test), "-o", str(program)], check=True)
         try:
-            result = subprocess.run([str(program)], capture_output=True, text=True, timeout=120,
+            result = subprocess.run([str(program), "--abort"], capture_output=True, text=True,
+                                    timeout=120,
                                     env={**os.environ, "KSM_MODEL_OPS": str(operations)})
         except subprocess.TimeoutExpired:
             return True, "the test does not end"
