@@ -159,10 +159,17 @@ std::string describe(progress p) { return name(p.why); }
 
 struct scene {
     explicit scene(linux_options const& o, operation op) : page(detail::os::page_bytes()) {
-        // The page below is free for a mirror's seed, or taken: otherwise the calls depend on luck.
-        auto* const below = static_cast<std::byte*>(
-            ::mmap(nullptr, (count + 1) * page, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        at = below + page;
+        // The page below is free for a mirror's seed, or taken, and all are in one block of huge
+        // pages: otherwise the calls depend on luck.
+        constexpr std::size_t room = 3 * count;
+        auto* const mapped = static_cast<std::byte*>(
+            ::mmap(nullptr, room * page, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        at = mapped + page;
+        at += -reinterpret_cast<std::uintptr_t>(at) % (count * page);
+        auto* const below = at - page;
+        auto const unused = static_cast<std::size_t>(below - mapped);
+        check(unused == 0 || ::munmap(mapped, unused) == 0);
+        check(::munmap(at + count * page, (room - count - 1) * page - unused) == 0);
         zero = (op >= operation::merge_zero && op <= operation::merge_zero_of_merged) ||
                op == operation::unmerge_of_zero;
         for (std::size_t i = 0; i < count; ++i) {

@@ -142,7 +142,7 @@ constexpr errno_row errno_table[] = {
     {q | m | v | w, "merge_zero, mmap 1", "out_of_memory"},
     {q | m | v | w, "merge_zero, mmap 2", "out_of_memory"},
     {q | m | v | w, "merge_zero, mmap 3", "out_of_memory"},
-    {q | m | w, "merge_zero, madvise 1", "EAGAIN: busy; ENOMEM: gone; else: refused"},
+    {q | m | w, "merge_zero, madvise 2", "EAGAIN: busy; ENOMEM: gone; else: refused"},
     {m, "merge_zero, mprotect 1",
      "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings; else: refused, "
      "off"},
@@ -181,8 +181,8 @@ constexpr errno_row errno_table[] = {
      "EAGAIN: ok; EBUSY: busy; ENOMEM: out_of_memory; else: refused"},
     {w, "merge_zero in pieces, pread 1", "busy"},
     {w, "merge_zero in pieces, pread 2", "busy"},
-    {w, "merge_zero in pieces, madvise 1", "EAGAIN: busy; ENOMEM: gone; else: refused"},
     {w, "merge_zero in pieces, madvise 2", "EAGAIN: busy; ENOMEM: gone; else: refused"},
+    {w, "merge_zero in pieces, madvise 3", "EAGAIN: busy; ENOMEM: gone; else: refused"},
     {w, "merge_zero in pieces, uffd_register 1",
      "EPERM: ok; EAGAIN: busy; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: refused, off"},
     {w, "merge_zero in pieces, uffd_write_protect 1",

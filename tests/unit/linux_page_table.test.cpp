@@ -112,3 +112,16 @@ TEST_CASE("page table: broken pages are found in address order, run by run") {
     table.set(page_number{1020}, 10, page_entry::home());
     CHECK(find(0) == page_range{page_number{9000}, page_count{1}});
 }
+
+TEST_CASE("page table: a block is entered once while its pages are merged, or stay given back") {
+    page_table table(14);
+    put(table, 0, 1, page_entry::zero());
+    CHECK(table.enter_block(page_number{0}));
+    CHECK_FALSE(table.enter_block(page_number{page_table::block_pages - 1}));
+    CHECK(table.enter_block(page_number{page_table::block_pages}));
+    put(table, 1, 1, page_entry::merged(frame_id{3}));
+    table.set(page_number{1}, 1, page_entry::home());
+    CHECK_FALSE(table.enter_block(page_number{1}));
+    table.set(page_number{0}, 1, page_entry::home());
+    CHECK(table.enter_block(page_number{1}));
+}

@@ -21,6 +21,8 @@ struct row_memory;
 class entry_row {
   public:
     static constexpr std::size_t pages = 1024;
+    /// Pages of a huge page on x86-64, and of a part of one where they are larger.
+    static constexpr std::size_t block_pages = 512;
 
     [[nodiscard]] page_entry operator[](std::size_t i) const noexcept {
         if (wide_) {
@@ -38,6 +40,9 @@ class entry_row {
         live_ -= !(*this)[i].is_home();
         broken_ += e.kind() == backing::broken;
         broken_ -= (*this)[i].kind() == backing::broken;
+        if (e.is_home() && (*this)[i].kind() == backing::zero) {
+            entered_ = static_cast<std::uint8_t>(entered_ & ~block_bit(i));
+        }
         if (wide_) {
             static_cast<page_entry*>(entries_)[i] = e;
         } else {
@@ -48,6 +53,13 @@ class entry_row {
 
     [[nodiscard]] bool empty() const noexcept { return live_ == 0; }
     [[nodiscard]] bool has_broken() const noexcept { return broken_ != 0; }
+    /// True the first time for each block: since the row was empty, or since memory that had been
+    /// given back was written to, when the kernel may have put a huge page there.
+    [[nodiscard]] bool enter_block(std::size_t i) noexcept {
+        bool const first = (entered_ & block_bit(i)) == 0;
+        entered_ = static_cast<std::uint8_t>(entered_ | block_bit(i));
+        return first;
+    }
 
     /// False: no memory; the row is then unusable.
     [[nodiscard]] bool make(row_memory& memory) noexcept;
@@ -57,6 +69,7 @@ class entry_row {
     void renew() noexcept {
         if (live_ == 0) {
             windows_ = {no_window, no_window};
+            entered_ = 0;
         }
     }
     /// Makes sure that the entry can be set, beside those that were accepted since `renew`. False:
@@ -70,10 +83,15 @@ class entry_row {
     static constexpr std::uint32_t window_mask = (1U << window_bits) - 1;
     static constexpr std::uint32_t no_window = ~std::uint32_t{0};
 
+    [[nodiscard]] static constexpr unsigned block_bit(std::size_t i) noexcept {
+        return 1U << (i / block_pages);
+    }
+
     void* entries_ = nullptr;
     std::array<std::uint32_t, 2> windows_{no_window, no_window}; ///< Of frames, displacements.
     std::uint16_t live_ = 0;                                     ///< Entries that are not home.
     std::uint16_t broken_ = 0;
+    std::uint8_t entered_ = 0; ///< A bit for each block.
     bool wide_ = false;
 };
 

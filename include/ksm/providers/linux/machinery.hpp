@@ -86,6 +86,20 @@ struct machinery {
         return budget.worth(mappings(), cost, pages) ? status::ok : status::busy;
     }
 
+    /// The kernel frees no part of a huge page before memory runs short, but MADV_COLD on a part of
+    /// it, of whose pages no other process knows, splits it at once. What that call answers does
+    /// not matter. \requires The table was prepared for the pages.
+    void split_huge_pages(place const& p) noexcept {
+        std::size_t i = 0;
+        while (p.anonymous && i < p.pages) {
+            page_number const first = p.first + page_count{i};
+            if (table.enter_block(first)) {
+                static_cast<void>(advise(address(first), page, madv_cold));
+            }
+            i += page_table::block_pages - first.value() % page_table::block_pages;
+        }
+    }
+
     /// Anonymous memory has become part of a region. \returns Whether it is tracked.
     bool made_anonymous(std::byte const* at, std::size_t bytes) noexcept {
         writers.watch(at, bytes);

@@ -39,6 +39,7 @@ struct replacement {
     if (status const s = m.affordable_merge(p.first, p.pages, entry); s != status::ok) {
         return {page_count{0}, s};
     }
+    m.split_huge_pages(p);
     replacement r;
     std::size_t pages = 0;
     std::size_t copied = 0;
@@ -102,6 +103,7 @@ struct replacement {
     if (price != status::ok) {
         return {page_count{0}, price};
     }
+    m.split_huge_pages(p);
     std::byte const* const content = m.frames.view(frame);
     replacement r;
     std::size_t equal = 0;
@@ -195,6 +197,7 @@ struct replacement {
     if (!m.table.prepare(p.first, p.pages, page_entry::zero())) {
         return {page_count{0}, status::out_of_memory};
     }
+    m.split_huge_pages(p);
     replacement r;
     std::size_t zeros = 0;
     bool affordable = true;

@@ -22,6 +22,7 @@ namespace detail::os {
 class page_table {
   public:
     static constexpr std::size_t row_pages = entry_row::pages;
+    static constexpr std::size_t block_pages = entry_row::block_pages;
 
     /// The records, if there are any, learn of every change.
     explicit page_table(unsigned arena_shift, frame_records* records = nullptr) noexcept
@@ -102,6 +103,11 @@ class page_table {
         }
         mappings_ += borders(first, pages);
         mappings_ -= before;
+    }
+
+    /// See entry_row. \requires `prepare` has made room for the page.
+    [[nodiscard]] bool enter_block(page_number page) noexcept {
+        return find(page.value() / row_pages)->row.enter_block(page.value() % row_pages);
     }
 
     /// Mappings that `set` would add (or remove) for an entry that is one mapping.

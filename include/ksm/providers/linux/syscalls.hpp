@@ -22,6 +22,7 @@ KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
 // Newer than the headers of some systems that the library is compiled on.
+inline constexpr int madv_cold = 20;                 // Linux 5.4
 inline constexpr int madv_populate_write = 23;       // Linux 5.14
 inline constexpr int madv_dontneed_locked = 24;      // Linux 5.18
 inline constexpr int mremap_dontunmap = 4;           // Linux 5.7
