@@ -5,6 +5,7 @@
 #define KSM_BENCH_SUPPORT_MERGERS_HPP
 
 #include <ksm/providers/linux.hpp>
+#include <ksm/providers/linux/signals_blocked.hpp>
 #include <ksm/scanner.hpp>
 
 #include <array>
@@ -146,6 +147,7 @@ class our_merger {
                scanner_.enter(provider_.space()) == ksm::status::ok;
     }
     std::optional<double> pass() {
+        ksm::signals_blocked const as_in_the_daemon;
         return cpu_microseconds([this] { (void)scanner_.scan_pass(); });
     }
     [[nodiscard]] exact_counts counts() const {

@@ -33,6 +33,8 @@ struct daemon_options {
 struct standard_daemon_thread {
     /// Lives in the thread that starts the daemon's, while it does.
     struct starting {};
+    /// Lives in the daemon's thread while it works, after `on_start`.
+    struct working {};
 
     /// Time that the calling thread has used. Elapsed time is never less.
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
@@ -122,6 +124,7 @@ class daemon {
         if (options_.on_start) {
             options_.on_start();
         }
+        [[maybe_unused]] typename Thread::working const while_it_works{};
         std::unique_lock lock(mutex_);
         for (;;) {
             wake_.wait(lock, [&] { return stop_ || may_scan(); });

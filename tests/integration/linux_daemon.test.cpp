@@ -95,6 +95,23 @@ TEST_CASE("the thread of the daemon handles no signal of the process", "[linux]"
           }) == 0);
 }
 
+TEST_CASE("signals wait until the outermost of nested blocks ends", "[linux]") {
+    CHECK(in_child([] {
+              struct sigaction a {};
+              a.sa_handler = on_signal;
+              ::sigaction(SIGUSR1, &a, nullptr);
+              {
+                  signals_blocked const outer;
+                  { signals_blocked const inner; }
+                  ::raise(SIGUSR1);
+                  if (handled_by.load() != 0) {
+                      return 1;
+                  }
+              }
+              return handled_by.load() == detail::os::thread_id() ? 0 : 2;
+          }) == 0);
+}
+
 TEST_CASE("the daemon's clock is the time that its thread has used", "[linux]") {
     linux_daemon_thread thread;
     auto const elapsed = std::chrono::steady_clock::now();

@@ -53,8 +53,8 @@ constexpr errno_row errno_table[] = {
      "EPERM: out_of_frames; EACCES: refused; EAGAIN: refused; EFAULT: gone; EINTR: out_of_frames; "
      "ENOMEM: out_of_frames; ENOSPC: out_of_frames; else: refused, off"},
     {q | m | v | w, "promote, fstat 3", "refused, off"},
+    {q | m | v | w, "promote, fstat 5", "refused, off"},
     {q | m | v | w, "promote, fstat 6", "refused, off"},
-    {q | m | v | w, "promote, fstat 7", "refused, off"},
     {q | m | v | w, "promote, fcntl 2", "out_of_frames"},
     {q | m | v | w, "promote, ftruncate 1", "out_of_frames"},
     {q | m | v | w, "promote, memfd_create 2", "EINVAL: ok; else: out_of_frames"},
@@ -89,8 +89,8 @@ constexpr errno_row errno_table[] = {
     {q | m | v | w, "promote again, pwrite 1",
      "EPERM: out_of_frames; EACCES: refused; EAGAIN: refused; EFAULT: gone; EINTR: out_of_frames; "
      "ENOMEM: out_of_frames; ENOSPC: out_of_frames; else: refused, off"},
+    {q | m | v | w, "promote again, fstat 1", "refused, off"},
     {q | m | v | w, "promote again, fstat 2", "refused, off"},
-    {q | m | v | w, "promote again, fstat 3", "refused, off"},
     {q | m | v | w, "promote again, mmap 1",
      "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings, then "
      "out_of_mappings; else: refused, off"},
@@ -113,8 +113,8 @@ constexpr errno_row errno_table[] = {
      "else: refused, off"},
     {q | m | w, "merge, pwrite 1",
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
-    {q | m | w, "merge, fstat 2", "busy"},
-    {q | m | w, "merge, fstat 3", "refused, off"},
+    {q | m | w, "merge, fstat 1", "busy"},
+    {q | m | w, "merge, fstat 2", "refused, off"},
     {q | m | v | w, "merge, mmap 1",
      "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings, then "
      "out_of_mappings; else: refused, off"},
@@ -123,7 +123,7 @@ constexpr errno_row errno_table[] = {
      "off"},
     {m, "merge, getrlimit 1", "refused"},
     {m, "merge, sigaction 1", "refused"},
-    {v, "merge, fstat 2", "refused, off"},
+    {v, "merge, fstat 1", "refused, off"},
     {v, "merge, uffd_register 1",
      "EPERM: refused; EBUSY: refused; EINVAL: refused; ENOMEM: out_of_mappings; else: refused, "
      "off"},
@@ -138,7 +138,7 @@ constexpr errno_row errno_table[] = {
      "else: refused, off"},
     {q | m | w, "merge_zero, pwrite 1",
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
-    {q | m | w, "merge_zero, fstat 2", "busy"},
+    {q | m | w, "merge_zero, fstat 1", "busy"},
     {q | m | v | w, "merge_zero, mmap 1", "out_of_memory"},
     {q | m | v | w, "merge_zero, mmap 2", "out_of_memory"},
     {q | m | v | w, "merge_zero, mmap 3", "out_of_memory"},
@@ -164,8 +164,8 @@ constexpr errno_row errno_table[] = {
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
     {q | m | w, "merge_zero in pieces, pwrite 2",
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
+    {q | m | w, "merge_zero in pieces, fstat 1", "busy"},
     {q | m | w, "merge_zero in pieces, fstat 2", "busy"},
-    {q | m | w, "merge_zero in pieces, fstat 3", "busy"},
     {q | m | v | w, "merge_zero in pieces, mmap 1", "out_of_memory"},
     {q | m | v | w, "merge_zero in pieces, mmap 2", "out_of_memory"},
     {q | m | v | w, "merge_zero in pieces, mmap 3", "out_of_memory"},
@@ -189,7 +189,7 @@ constexpr errno_row errno_table[] = {
      "EPERM: ok; EAGAIN: busy; EBUSY: ok; EINVAL: ok; ENOMEM: ok; else: refused, off"},
     {q | m | w, "merge_zero of merged, pwrite 1",
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
-    {q | m | w, "merge_zero of merged, fstat 2", "busy"},
+    {q | m | w, "merge_zero of merged, fstat 1", "busy"},
     {q | m | w, "merge_zero of merged, mmap 1",
      "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings; else: refused, "
      "off"},
@@ -200,7 +200,7 @@ constexpr errno_row errno_table[] = {
     {m, "merge_zero of merged, sigaction 1", "refused"},
     {v, "merge_zero of merged, pread 1", "busy, then busy"},
     {v, "merge_zero of merged, pwrite 1", "busy, then busy"},
-    {v, "merge_zero of merged, fstat 2", "busy, then busy"},
+    {v, "merge_zero of merged, fstat 1", "busy, then busy"},
     {v, "merge_zero of merged, mmap 1",
      "EPERM: refused, then busy; EACCES: refused, then busy; EAGAIN: refused, then busy; ENOMEM: "
      "out_of_mappings, then busy; else: refused, off"},

@@ -361,3 +361,22 @@ TEST_CASE("the application closes all descriptors: reading goes on", "[linux]") 
               return !bytes.empty() && bytes.front() == std::byte{2} ? 0 : 2;
           }) == 0);
 }
+
+TEST_CASE("the application closes the list of mappings: it is opened anew", "[linux]") {
+    if (!kernel_tells_of_mappings()) {
+        KSM_SKIP("the kernel does not tell of single mappings (PROCMAP_QUERY, Linux 6.11)");
+    }
+    bool const number_is_used_again = GENERATE(false, true);
+    CHECK(in_child([&] {
+              ::close_range(3, ~0U, 0);
+              detail::os::mapping_list list;
+              ::close_range(3, ~0U, 0);
+              if (number_is_used_again) {
+                  static_cast<void>(::memfd_create("foreign", 0));
+              }
+              void* const page = ::mmap(nullptr, 1, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+              detail::os::mapping found;
+              bool const told = list.find(reinterpret_cast<std::uintptr_t>(page), found);
+              return told && found.there && found.private_read_write ? 0 : 1;
+          }) == 0);
+}

@@ -185,6 +185,7 @@ struct fake_time {
 
 struct fake_thread {
     struct starting {};
+    struct working {};
     fake_time* time;
 
     std::chrono::nanoseconds cpu_time() noexcept { return time->used; }

@@ -6,11 +6,10 @@
 
 #include <chrono>
 
-#include <pthread.h>
-#include <signal.h>
 #include <time.h>
 
 #include <ksm/daemon.hpp>
+#include <ksm/providers/linux/signals_blocked.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -19,23 +18,8 @@ KSM_NAMESPACE_BEGIN
 struct linux_daemon_thread : standard_daemon_thread {
     /// A thread inherits the mask of the one that starts it. Blocked only later, a signal of the
     /// process could be handled there first.
-    class starting {
-      public:
-        starting() noexcept {
-            sigset_t all;
-            ::sigfillset(&all);
-            for (int const fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
-                ::sigdelset(&all, fault);
-            }
-            ::pthread_sigmask(SIG_BLOCK, &all, &before_);
-        }
-        ~starting() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-        starting(starting const&) = delete;
-        starting& operator=(starting const&) = delete;
-
-      private:
-        sigset_t before_;
-    };
+    using starting = signals_blocked;
+    using working = signals_blocked;
 
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
         timespec t{};

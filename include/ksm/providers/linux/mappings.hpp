@@ -57,7 +57,7 @@ class mapping_list {
 
     /// False: the kernel does not tell. \requires Not a forked child, as for `pagemap`.
     [[nodiscard]] bool find(std::uint64_t address, mapping& out) noexcept {
-        if (!known_ || (!file_.intact() && !reopen())) {
+        if (!known_) {
             return false;
         }
         procmap_query q{};
@@ -65,7 +65,11 @@ class mapping_list {
         q.query_flags = covering_or_next;
         q.query_addr = address;
         out = {};
-        switch (sys::ioctl(call::procmap_query, file_.get(), request, &q) != 0 ? errno : 0) {
+        int error = ask(q);
+        if (error != 0 && error != ENOENT && !file_.intact() && reopen()) {
+            error = ask(q); // the application had closed the file
+        }
+        switch (error) {
         case 0: break;
         case ENOENT: return true;
         case ENOTTY: // before Linux 6.11
@@ -95,6 +99,10 @@ class mapping_list {
     static constexpr std::uint64_t shared = 8;
     static constexpr std::uint64_t covering_or_next = 16;
 
+    /// What is no list of mappings answers with an error, so nothing is asked in advance.
+    [[nodiscard]] int ask(procmap_query& q) const noexcept {
+        return sys::ioctl(call::procmap_query, file_.get(), request, &q) != 0 ? errno : 0;
+    }
     bool reopen() noexcept {
         file_ = descriptor{sys::open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
         return file_.is_open();

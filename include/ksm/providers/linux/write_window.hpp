@@ -8,13 +8,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-
-#include <signal.h>
+#include <optional>
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/exclusion.hpp>
 #include <ksm/providers/linux/piece_list.hpp>
 #include <ksm/providers/linux/place.hpp>
+#include <ksm/providers/linux/signals_blocked.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
@@ -34,7 +34,7 @@ class write_window {
             why_ = {status::refused};
             return;
         }
-        block_signals();
+        signals_.emplace();
         opened_at_ = window_log::now();
         open();
         if (why_.why != status::ok) {
@@ -45,7 +45,7 @@ class write_window {
                           "refusal.",
                           {"ioctl or mprotect", why_.error});
             }
-            unblock_signals();
+            signals_.reset();
         }
     }
     ~write_window() { close(); }
@@ -119,7 +119,7 @@ class write_window {
             exclusion_.log_.opened(window_log::now() - opened_at_);
         }
         way_ = way::none;
-        unblock_signals();
+        signals_.reset();
     }
 
   private:
@@ -186,22 +186,6 @@ class write_window {
                exclusion_.in_force_ == write_exclusion::wp;
     }
 
-    void block_signals() noexcept {
-        sigset_t all;
-        ::sigfillset(&all);
-        for (int synchronous : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
-            ::sigdelset(&all, synchronous);
-        }
-        ::pthread_sigmask(SIG_BLOCK, &all, &before_);
-        blocked_ = true;
-    }
-    void unblock_signals() noexcept {
-        if (blocked_) {
-            blocked_ = false;
-            ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-        }
-    }
-
     exclusion& exclusion_;
     place place_;
     piece_list pieces_;
@@ -210,9 +194,8 @@ class write_window {
     std::size_t replaced_ = 0;
     std::uint64_t opened_at_ = 0;
     window_refusal why_;
-    sigset_t before_;
+    std::optional<signals_blocked> signals_;
     way way_ = way::none;
-    bool blocked_ = false;
     bool empty_ = false;
 };
 
