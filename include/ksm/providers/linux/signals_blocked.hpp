@@ -2,6 +2,8 @@
 #ifndef KSM_PROVIDERS_LINUX_SIGNALS_BLOCKED_HPP
 #define KSM_PROVIDERS_LINUX_SIGNALS_BLOCKED_HPP
 
+#include <initializer_list>
+
 #include <signal.h>
 
 #include <ksm/version.hpp>
