@@ -120,6 +120,7 @@ TEST_CASE("a run of frames costs two mappings, whatever its length", "[linux]") 
 
 TEST_CASE("a page may be merged again from every state", "[linux]") {
     linux_options options = GENERATE(quiescent(), by_mprotect());
+    KSM_NEEDS_LOOSE_COMMIT(options);
     linux_provider p{options};
     memory m{p, 16};
     m.fill(0, 1);
@@ -205,6 +206,7 @@ TEST_CASE("zero pages are given back, and a later store to one is seen", "[linux
 
 TEST_CASE("zeroing a page that maps a frame shows zero, not the frame", "[linux]") {
     linux_options options = GENERATE(quiescent(), by_mprotect());
+    KSM_NEEDS_LOOSE_COMMIT(options);
     linux_provider p{options};
     memory m{p, 8};
     m.fill(1, 1);

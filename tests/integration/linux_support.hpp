@@ -66,6 +66,16 @@ inline linux_options by_mprotect() {
         }                                                                                          \
     } while (false)
 
+/// Reports the test as skipped where `mprotect` makes all pages of a window private, and so has no
+/// windows over pages in between.
+#define KSM_NEEDS_LOOSE_COMMIT(options)                                                            \
+    do {                                                                                           \
+        if ((options).strategy == write_exclusion::mprotect &&                                     \
+            detail::os::number_in_file("/proc/sys/vm/overcommit_memory", 0) == 2) {                \
+            KSM_SKIP("mprotect under strict overcommit");                                          \
+        }                                                                                          \
+    } while (false)
+
 /// A region of the provider, unmapped at the end.
 class memory {
   public:

@@ -69,6 +69,7 @@ std::uint64_t zero_states(linux_provider& p, memory const& m) {
 TEST_CASE("scattered zero pages are given back in one window, and those between stay", "[linux]") {
     linux_options const options = GENERATE(quiescent(), by_mprotect(), by_move(), by_wp());
     KSM_NEEDS_USERFAULTFD(options);
+    KSM_NEEDS_LOOSE_COMMIT(options);
     linux_provider p{options};
     memory m{p, 64};
     std::uint64_t const every_third = 0x9249'2492'4924'9249;
@@ -101,6 +102,7 @@ TEST_CASE("without process_madvise each piece is given back by itself", "[linux]
 TEST_CASE("no page is given back twice in a window: it may have been written since", "[linux]") {
     linux_options const options = GENERATE(quiescent(), by_mprotect(), by_wp());
     KSM_NEEDS_USERFAULTFD(options);
+    KSM_NEEDS_LOOSE_COMMIT(options);
     linux_provider p{options};
     memory m{p, 8};
     fill(p, m, 0b1'1011);
@@ -122,6 +124,7 @@ TEST_CASE("no page is given back twice in a window: it may have been written sin
 }
 
 TEST_CASE("a provider between the pieces does not write into its own window", "[linux]") {
+    KSM_NEEDS_LOOSE_COMMIT(by_mprotect());
     int const error = GENERATE(0, EBADF);
     CHECK(in_child([error] {
               std::size_t const page = detail::os::page_bytes();
