@@ -38,18 +38,21 @@ class Mutant:
         self.bug = fields["bug"]
         self.replacements = REPLACEMENT.findall(text)
 
-    def plant(self, include):
-        """Returns what is wrong with the mutant itself, or None."""
-        header = include / "ksm" / self.header
-        text = header.read_text()
+    def planted_in(self, text):
+        """Returns the text of the header with the bug, and what is wrong with the mutant itself."""
         if not self.replacements:
-            return "has no replacement"
+            return text, "has no replacement"
         for old, new in self.replacements:
             if text.count(old) != 1:
-                return f"does not apply: its text occurs {text.count(old)} times"
+                return text, f"does not apply: its text occurs {text.count(old)} times"
             text = text.replace(old, new.removesuffix("\n"))
+        return text, None
+
+    def plant(self, include):
+        header = include / "ksm" / self.header
+        text, wrong = self.planted_in(header.read_text())
         header.write_text(text)
-        return None
+        return wrong
 
 
 def compile_test(compiler, include, source, output):
@@ -111,6 +114,7 @@ def main():
     options.add_argument("--compiler", default=os.environ.get("CXX", "g++"))
     options.add_argument("--operations", type=int, default=100000, help="of the model test")
     options.add_argument("--short", action="store_true", help="one mutant for each invariant")
+    options.add_argument("--dry-run", action="store_true", help="only see whether each applies")
     options.add_argument("--table", action="store_true", help="write README.md")
     arguments = options.parse_args()
 
@@ -122,6 +126,10 @@ def main():
         mutants = list({m.invariant: m for m in mutants}.values())
     if not mutants:
         sys.exit("no mutant of that name")
+    if arguments.dry_run:
+        faults = [f"{m.name}: {wrong}" for m in mutants
+                  if (wrong := m.planted_in((INCLUDE / "ksm" / m.header).read_text())[1])]
+        sys.exit("\n".join(faults) or 0)
     compiler = [arguments.compiler]
     if shutil.which("ccache"):
         compiler.insert(0, "ccache")
