@@ -49,6 +49,7 @@ class Mutant:
         return text, None
 
     def plant(self, include):
+        """Returns what is wrong with the mutant itself, or None."""
         header = include / "ksm" / self.header
         text, wrong = self.planted_in(header.read_text())
         header.write_text(text)

@@ -66,7 +66,7 @@ class mapping_list {
         q.query_addr = address;
         out = {};
         int error = ask(q);
-        if (error != 0 && error != ENOENT && !file_.intact() && reopen()) {
+        if (error != 0 && !file_.intact() && reopen()) {
             error = ask(q); // the application had closed the file
         }
         switch (error) {
@@ -99,7 +99,8 @@ class mapping_list {
     static constexpr std::uint64_t shared = 8;
     static constexpr std::uint64_t covering_or_next = 16;
 
-    /// What is no list of mappings answers with an error, so nothing is asked in advance.
+    /// What is no list of mappings answers with an error, so nothing is asked in advance. Another
+    /// process's list, opened under the number of ours after that was closed, would be believed.
     [[nodiscard]] int ask(procmap_query& q) const noexcept {
         return sys::ioctl(call::procmap_query, file_.get(), request, &q) != 0 ? errno : 0;
     }
