@@ -137,12 +137,12 @@ class scanner {
         surveyor_.survey(*s, never, [](page_run const&) {});
         std::size_t visited = 0;
         for_each_due(*s, range, [](detail::rmap_chunk& c, std::uint64_t mask) {
-            c.todo |= c.pending & mask;
+            c.due |= c.pending & mask;
             c.pending &= ~mask;
             return true;
         });
         for_each_due(*s, range, [&](detail::rmap_chunk& c, std::uint64_t mask) {
-            while ((c.todo & mask) != 0 && merger_.halt == status::ok) {
+            while ((c.due & mask) != 0 && merger_.halt == status::ok) {
                 visited += merger_.visit(first_of(c, mask), max_visit, true);
             }
             return merger_.halt == status::ok;
@@ -265,7 +265,7 @@ class scanner {
         for (auto it = index_.spaces.begin(); it != index_.spaces.end();) {
             detail::space& s = *it++;
             for (detail::rmap_chunk& c : s.active) {
-                c.todo |= c.pending;
+                c.due |= c.pending;
                 c.pending = 0;
             }
             if (!surveyor_.survey(s, stop, [](page_run const&) {})) {
@@ -288,8 +288,8 @@ class scanner {
     [[nodiscard]] detail::rmap_item* next_item() noexcept {
         while (space_ != index_.spaces.end()) {
             while (chunk_ != space_->active.end()) {
-                if (chunk_->todo != 0) {
-                    return &first_of(*chunk_, chunk_->todo);
+                if (chunk_->due != 0) {
+                    return &first_of(*chunk_, chunk_->due);
                 }
                 detail::rmap_chunk& c = *chunk_++;
                 if (c.pending == 0) {
@@ -306,7 +306,7 @@ class scanner {
 
     [[nodiscard]] static detail::rmap_item& first_of(detail::rmap_chunk& c,
                                                      std::uint64_t mask) noexcept {
-        return c.slots[static_cast<std::size_t>(std::countr_zero(c.todo & mask))];
+        return c.slots[static_cast<std::size_t>(std::countr_zero(c.due & mask))];
     }
 
     /// Calls `act(chunk, mask of the range)` for the chunks in the range with pages due, until
@@ -324,7 +324,7 @@ class scanner {
             if (range.end().value() - base < size) {
                 mask &= ~(~std::uint64_t{0} << (range.end().value() - base));
             }
-            if (((c->todo | c->pending) & mask) != 0 && !act(*c, mask)) {
+            if (((c->due | c->pending) & mask) != 0 && !act(*c, mask)) {
                 return;
             }
         }

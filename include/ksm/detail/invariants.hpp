@@ -57,12 +57,12 @@ class inspector {
             for (rmap_chunk* c = s.table.at_or_after(0); c != nullptr; c = s.table.after(*c)) {
                 std::uint64_t in_chunk = 0;
                 for (rmap_item& item : c->slots) {
-                    bool const due = ((c->todo | c->pending) & bit_of(item)) != 0;
+                    bool const awaited = ((c->due | c->pending) & bit_of(item)) != 0;
                     ++in_state(item.where());
                     in_chunk += item.where() == item_state::absent ? 0U : 1U;
                     merging += item.where() == item_state::stable ? 1U : 0U;
                     zero += item.where() == item_state::zero ? 1U : 0U;
-                    if (due &&
+                    if (awaited &&
                         (item.where() == item_state::absent || item.where() == item_state::stable ||
                          item.where() == item_state::zero)) {
                         return "I4: a page that is merged or gone awaits a visit";
@@ -75,7 +75,7 @@ class inspector {
                 if (in_chunk != c->live || (in_chunk == 0 && !c->is_linked())) {
                     return "I6: a chunk's count of pages is wrong";
                 }
-                if ((c->todo | c->pending) != 0 && !c->is_linked()) {
+                if ((c->due | c->pending) != 0 && !c->is_linked()) {
                     return "I4: a page awaits a visit in a chunk that no pass meets";
                 }
                 live += in_chunk;

@@ -456,7 +456,7 @@ class merger {
     /// The item `i` pages behind `a` if it could be visited now and belongs to the partition.
     [[nodiscard]] rmap_item* follower_of(rmap_item& a, std::size_t i) noexcept {
         rmap_item* const item = index_.find(space_of(a), page_of(a) + page_count{i});
-        bool const ready = item != nullptr && (rmap_chunk::of(*item).todo & bit_of(*item)) != 0 &&
+        bool const ready = item != nullptr && (rmap_chunk::of(*item).due & bit_of(*item)) != 0 &&
                            item->where() == item_state::loose && item->partition == a.partition &&
                            (is_settled(*item) || item->has_digest != 0);
         return ready ? item : nullptr;
@@ -483,7 +483,7 @@ class merger {
     }
 
     /// The page is being visited.
-    static void take(rmap_item& a) noexcept { rmap_chunk::of(a).todo &= ~bit_of(a); }
+    static void take(rmap_item& a) noexcept { rmap_chunk::of(a).due &= ~bit_of(a); }
 
     index_type& index_;
     contents<Provider, Policy> contents_;

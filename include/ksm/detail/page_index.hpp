@@ -237,7 +237,7 @@ class page_index {
     /// No visit is due any more.
     static void settle(rmap_item& item) noexcept {
         rmap_chunk& c = rmap_chunk::of(item);
-        c.todo &= ~bit_of(item);
+        c.due &= ~bit_of(item);
         c.pending &= ~bit_of(item);
     }
 

@@ -22,7 +22,7 @@ struct space;
 /// Which pages of a chunk await a visit. A chunk with such pages is *active*: it is linked into
 /// its space's list, so that a pass never meets the others.
 struct rmap_header : list_hook {
-    std::uint64_t todo = 0;    ///< To be visited in this pass.
+    std::uint64_t due = 0;     ///< To be visited in this pass.
     std::uint64_t pending = 0; ///< To be visited in the next pass, unless written before.
     space* owner = nullptr;
 };

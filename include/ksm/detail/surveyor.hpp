@@ -91,7 +91,7 @@ class surveyor {
                     note(c->slots[slot + i], run, run.frame + ((page - run.first) + page_count{i}),
                          *p);
                 }
-                if ((c->todo | c->pending) != 0) {
+                if ((c->due | c->pending) != 0) {
                     activate(s, *c);
                 } else if (!c->is_linked()) {
                     index_.free_if_empty(*c);
@@ -126,7 +126,7 @@ class surveyor {
                 (void)index_.provider.unmerge(space_of(item).id, page_of(item), page_count{1});
             }
             item.untracked = 0;
-            c.todo |= bit;
+            c.due |= bit;
             return;
         case page_state::zero:
             if (item.where() != item_state::zero) {
@@ -144,10 +144,10 @@ class surveyor {
         }
         item.untracked = !Policy::uses_tracking || run.state == page_state::unknown ? 1U : 0U;
         if (item.untracked != 0) {
-            c.todo |= bit;
+            c.due |= bit;
             c.pending &= ~bit;
         } else {
-            c.todo &= ~bit;
+            c.due &= ~bit;
             c.pending |= bit;
         }
     }
