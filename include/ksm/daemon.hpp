@@ -22,7 +22,7 @@ KSM_NAMESPACE_BEGIN
 
 struct daemon_options {
     /// Share of one core that scanning may take. A batch that took longer than its share is
-    /// followed by a longer pause than `sleep_millisecs`. [per cent, 1 ... 100]
+    /// followed by a longer pause than is due anyhow. [per cent, 1 ... 100]
     std::uint32_t max_cpu_percent = 20;
     /// Called first in the new thread: the place to lower its priority or to name it.
     std::function<void()> on_start;
@@ -50,6 +50,10 @@ struct standard_daemon_thread {
 
 /// Scans `pages_to_scan` pages, sleeps `sleep_millisecs`, and so on while `run` is 1 and a space
 /// is there; otherwise it sleeps until `control` changes that.
+///
+/// A pass takes no less time than if every tracked page were visited, though most need no visit:
+/// a page has to rest as long as under the kernel, and memory that nobody writes to is surveyed
+/// once in that time and not once in every pause. A new value of a tunable ends the pause.
 ///
 /// Nobody else may touch the scanner while the daemon runs, except through `control`. Members may
 /// be called from any thread but the daemon's own. No lock is held while the scanner works.
@@ -136,14 +140,34 @@ class daemon {
             in_use_ = true;
             lock.unlock();
             std::chrono::nanoseconds const begin = system_.cpu_time();
-            static_cast<void>(scanner_.scan(batch, [this]() noexcept { return stop_.load(); }));
+            scan_result const r = scanner_.scan(batch, [this]() noexcept { return stop_.load(); });
             std::chrono::nanoseconds const used = system_.cpu_time() - begin;
+            std::chrono::nanoseconds const pace = rest + rest_of_pass(r.pass_complete, batch, rest);
+            tunables const before = scanner_.tunables();
             lock.lock();
             in_use_ = false;
             wake_.notify_all();
-            system_.pause(wake_, lock, std::max<std::chrono::nanoseconds>(rest, owed(used)),
-                          [this] { return stop_.load(); });
+            system_.pause(wake_, lock, owed(used), [this] { return stop_.load(); });
+            system_.pause(wake_, lock, pace - std::min(pace, owed(used)),
+                          [&] { return stop_ || (!in_use_ && scanner_.tunables() != before); });
         }
+    }
+
+    /// At the end of a pass: the pauses that it would have had in addition if each tracked page
+    /// had been visited.
+    [[nodiscard]] std::chrono::nanoseconds rest_of_pass(bool complete, page_count batch,
+                                                        std::chrono::milliseconds rest) {
+        ++batches_;
+        if (!complete) {
+            return {};
+        }
+        std::uint64_t const had = std::exchange(batches_, 0);
+        if (rest.count() == 0 || batch.value() == 0) {
+            return {};
+        }
+        std::uint64_t const all = scanner_.statistics().rmap_items / batch.value();
+        auto const most = static_cast<std::uint64_t>(longest_rest_of_pass / rest);
+        return rest * static_cast<std::int64_t>(std::min(all - std::min(all, had), most));
     }
 
     /// The pause that makes a time of work its share of the whole.
@@ -151,6 +175,9 @@ class daemon {
         std::uint32_t const share = std::clamp(options_.max_cpu_percent, 1U, 100U);
         return used * (100 - share) / share;
     }
+
+    /// Terabytes, too, are looked at once in a while.
+    static constexpr std::chrono::hours longest_rest_of_pass{1};
 
     Scanner& scanner_;
     daemon_options options_;
@@ -161,6 +188,7 @@ class daemon {
     unsigned waiting_ = 0;
     bool in_use_ = false; ///< The scanner, by the daemon or in `control`.
     std::atomic<bool> stop_{false};
+    std::uint64_t batches_ = 0; ///< Of the pass in progress.
     std::thread thread_;
 };
 

@@ -37,6 +37,8 @@ struct tunables {
     std::uint32_t sleep_millisecs = 20; ///< Pause of the daemon between batches. [ms]
     bool use_zero_pages = false;        ///< Merge zero pages into the zero page.
     bool merge_across_nodes = true;     ///< Let pages of different NUMA nodes merge.
+
+    friend bool operator==(tunables const&, tunables const&) = default;
 };
 
 namespace detail {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <array>
+#include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include <ksm/daemon.hpp>
 #include <ksm/providers/simulated.hpp>
@@ -95,6 +98,24 @@ TEST_CASE("S13: control operations get their turn from a daemon that never pause
     });
 }
 
+TEST_CASE("S13: a new value of a tunable ends the pause") {
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    map_equal_pages(memory, space, 2);
+    survey_counter surveys(memory);
+    scanner_type scanner(memory);
+    REQUIRE(scanner.enter(space) == ksm::status::ok);
+    REQUIRE(scanner.tune("sleep_millisecs", std::uint64_t{3'600'000}) == ksm::tunable_error::none);
+    REQUIRE(scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
+    ksm::daemon daemon(scanner);
+    REQUIRE(surveys.wait_for(1));
+    daemon.control([](scanner_type&) {}); // between two batches: the pause has begun
+    daemon.control([](scanner_type& s) {
+        REQUIRE(s.tune("sleep_millisecs", std::uint64_t{0}) == ksm::tunable_error::none);
+    });
+    CHECK(surveys.wait_for(3));
+}
+
 TEST_CASE("S13: destruction does not wait for the daemon's pause") {
     ksm::simulated_provider memory;
     ksm::space_id const space = memory.create_space();
@@ -176,7 +197,8 @@ struct fake_time {
     std::chrono::nanoseconds paused{0};
     int pauses = 0;
 
-    static constexpr int enough = 50;
+    static constexpr int batches = 50;
+    static constexpr int enough = 2 * batches; // its share, and its pace
     void wait_for_end() {
         std::unique_lock lock(mutex);
         REQUIRE(changed.wait_for(lock, std::chrono::seconds(10), [&] { return pauses == enough; }));
@@ -229,6 +251,32 @@ TEST_CASE("the daemon keeps to its share of a core") {
     if (rest == 0) { // and does not waste it
         CHECK((time.used + time.paused) * share <= time.used * 100);
     } else {
-        CHECK(time.paused >= fake_time::enough * std::chrono::milliseconds{rest});
+        CHECK(time.paused >= fake_time::batches * std::chrono::milliseconds{rest});
+    }
+}
+
+TEST_CASE("S13: a pass takes as long as if every page were visited, be it unchanged") {
+    fake_time time;
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    map_equal_pages(memory, space, 1000);
+    std::vector<std::chrono::nanoseconds> begins;
+    memory.on_seam = [&](ksm::seam s, ksm::space_id, ksm::page_number) {
+        if (s == ksm::seam::survey_begin) {
+            begins.push_back(time.paused);
+        }
+    };
+    scanner_type scanner(memory);
+    REQUIRE(scanner.enter(space) == ksm::status::ok);
+    REQUIRE(scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
+    ksm::daemon<scanner_type, fake_thread> daemon(scanner, {}, {&time});
+    time.wait_for_end();
+    daemon.stop();
+    CHECK(scanner.statistics().pages_sharing == 999);
+    CHECK(scanner.statistics().pages_scanned < 3000);
+    REQUIRE(begins.size() > 5);
+    for (std::size_t pass = 1; pass < begins.size(); ++pass) {
+        CAPTURE(pass);
+        CHECK(begins[pass] - begins[pass - 1] == std::chrono::milliseconds{1000 / 100 * 20});
     }
 }

@@ -57,6 +57,9 @@ class write_protector {
         bool const may_be_enrolled = e == 0 || e == ENOMEM;
         if (e == 0) {
             e = faults_.protect(p.at, bytes, true);
+            if (e == ENOENT) { // before Linux 6.4 also when the place has more than one mapping
+                e = protect_one_by_one(p);
+            }
         }
         if (e == 0) {
             return {};
@@ -115,6 +118,14 @@ class write_protector {
     }
 
   private:
+    [[nodiscard]] int protect_one_by_one(place const& p) const noexcept {
+        int e = 0;
+        for (std::size_t i = 0; i < p.pages && e == 0; ++i) {
+            e = faults_.protect(p.at + i * page_, page_, true);
+        }
+        return e;
+    }
+
     userfault const& faults_;
     pagemap& entries_;
     std::size_t page_ = 0;
