@@ -461,8 +461,9 @@ char const* expected(strategy const& s, std::string const& place) {
 } // namespace
 
 TEST_CASE("each errno of each system call has the outcome that the table says", "[linux]") {
-    if (!kernel_tells_of_mappings()) {
-        KSM_SKIP("the table is of a kernel with PROCMAP_QUERY, Linux 6.11");
+    if (!kernel_tells_of_mappings() || !detail::os::can_discard_at_once(detail::os::page_bytes())) {
+        KSM_SKIP("the table is of a kernel with PROCMAP_QUERY, Linux 6.11, and a process_madvise "
+                 "for the calling process, Linux 6.14");
     }
     if (detail::os::number_in_file("/proc/sys/vm/overcommit_memory", 0) == 2) {
         KSM_SKIP("strict overcommit takes more calls");

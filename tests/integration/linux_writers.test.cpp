@@ -425,6 +425,55 @@ TEST_CASE("windows are counted, how long they were, and who waited for them", "[
     CHECK(t.total_ns == t.longest_ns);
 }
 
+TEST_CASE("when somebody had to wait for too long the next windows are smaller", "[linux]") {
+    linux_options const options = GENERATE(by_move(), by_wp(), by_mprotect());
+    KSM_NEEDS_USERFAULTFD(options);
+    bool const somebody_waits = GENERATE(true, false);
+    linux_provider p{options};
+    constexpr std::size_t run = 128;
+    memory m{p, 3 * run};
+    for (std::size_t i = 0; i < m.size(); ++i) {
+        m.fill(i, i % run);
+    }
+    frame_id const f = p.promote(p.space(), m.page(0), pages(run)).first;
+    static std::atomic<pid_t> writer_id;
+    static std::atomic<bool> waits, in_window;
+    writer_id = 0;
+    waits = somebody_waits;
+    in_window = false;
+    std::thread writer{[&] {
+        writer_id = static_cast<pid_t>(::syscall(SYS_gettid));
+        while (!in_window) { // not asleep
+            ::sched_yield();
+        }
+        if (somebody_waits) {
+            write_byte(m.at(run));
+        }
+    }};
+    while (writer_id == 0) {
+        ::sched_yield();
+    }
+    auto const windows_of_merge = [&](std::size_t i) {
+        std::uint64_t const before = p.windows().opened;
+        CHECK(p.merge(p.space(), m.page(i), pages(run), f).done == pages(run));
+        return p.windows().opened - before;
+    };
+    detail::os::fault_hook.store([](detail::os::call c) noexcept {
+        if (c == detail::os::call::mmap && !in_window.exchange(true)) {
+            auto const began = std::chrono::steady_clock::now();
+            while ((waits && !asleep(writer_id)) ||
+                   std::chrono::steady_clock::now() - began < std::chrono::milliseconds{1}) {
+                ::sched_yield();
+            }
+        }
+        return 0;
+    });
+    CHECK(windows_of_merge(run) == 1);
+    detail::os::fault_hook.store(nullptr);
+    writer.join();
+    CHECK(windows_of_merge(2 * run) == (somebody_waits ? 2 : 1));
+}
+
 TEST_CASE("fork goes on after moving was tried in vain", "[linux]") {
     detail::os::call const which =
         GENERATE(detail::os::call::uffd_move, detail::os::call::uffd_register);

@@ -38,6 +38,13 @@ TEST_CASE("pages of a mask that lie behind the end of a place are in no piece") 
     CHECK(pieces(piece_list::of(0b1'1100'1011, 128)) == list{{0, 2}, {3, 1}, {6, 3}});
 }
 
+TEST_CASE("the first pieces are a list, too") {
+    auto const l = piece_list::of(0b1'1100'1011, 64);
+    CHECK(pieces(l.front(2)) == list{{0, 2}, {3, 1}});
+    CHECK(l.front(2).pages() == 3);
+    CHECK(pieces(l.front(9)) == pieces(l));
+}
+
 TEST_CASE("pages are counted over all pieces") {
     auto const l = piece_list::of(0b1'1100'1011, 64);
     for (auto const& [i, first, left] : {std::tuple{0U, 0U, 2U}, std::tuple{1U, 1U, 1U},

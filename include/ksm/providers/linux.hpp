@@ -412,9 +412,8 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     status why = status::ok;
     while (done < room.frames && why == status::ok) {
         page_count const so_far{done};
-        progress const one = to_merge(
-            space, first + so_far, std::min(room.frames - done, detail::os::promoted_at_once),
-            [&](detail::os::place const& p) {
+        progress const one =
+            to_merge(space, first + so_far, room.frames - done, [&](detail::os::place const& p) {
                 return detail::os::promote_pages(machine_, p, room.first + so_far);
             });
         done += one.done.value();

@@ -16,6 +16,7 @@
 #include <ksm/providers/linux/segv_handler.hpp>
 #include <ksm/providers/linux/userfault.hpp>
 #include <ksm/providers/linux/window_log.hpp>
+#include <ksm/providers/linux/window_size.hpp>
 #include <ksm/providers/linux/write_protector.hpp>
 #include <ksm/version.hpp>
 
@@ -81,6 +82,8 @@ class exclusion {
     [[nodiscard]] os_error refusal() const noexcept { return refusal_; }
     [[nodiscard]] window_log& windows() noexcept { return log_; }
     [[nodiscard]] window_log const& windows() const noexcept { return log_; }
+    /// Of the next window.
+    [[nodiscard]] window_size const& size() const noexcept { return size_; }
 
     /// Begins a public call. Anything but ok: no window may be opened, and no `leave`.
     [[nodiscard]] status enter() noexcept {
@@ -217,6 +220,7 @@ class exclusion {
     char const* disabled_ = nullptr;
     os_error refusal_;
     window_log log_;
+    window_size size_;
     write_exclusion in_force_ = write_exclusion::off;
     bool can_move_ = false;
     bool can_protect_ = false;

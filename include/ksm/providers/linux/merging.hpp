@@ -19,10 +19,6 @@
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-/// Pages that are copied in one window: a page takes as long as three that are only compared, and
-/// writers wait.
-inline constexpr std::size_t promoted_at_once = 48;
-
 /// What the replacement in a window came to.
 struct replacement {
     int error = 0;
@@ -31,7 +27,8 @@ struct replacement {
 };
 
 /// Copies pages into reserved frames and maps them there: as many as the window holds, or none.
-[[nodiscard]] inline progress promote_pages(machinery& m, place const& p, frame_id frame) noexcept {
+[[nodiscard]] inline progress promote_pages(machinery& m, place p, frame_id frame) noexcept {
+    p.pages = std::min(p.pages, m.writers.size().copied());
     auto const entry = page_entry::merged(frame);
     if (!m.table.prepare(p.first, p.pages, entry)) {
         return {page_count{0}, status::out_of_memory};
@@ -93,7 +90,8 @@ struct replacement {
 }
 
 /// Maps the pages before the first difference to the frames. \requires The frames are of one arena.
-[[nodiscard]] inline progress merge_pages(machinery& m, place const& p, frame_id frame) noexcept {
+[[nodiscard]] inline progress merge_pages(machinery& m, place p, frame_id frame) noexcept {
+    p.pages = std::min(p.pages, m.writers.size().compared());
     auto const entry = page_entry::merged(frame);
     if (!m.table.prepare(p.first, p.pages, entry)) {
         return {page_count{0}, status::out_of_memory};
@@ -262,6 +260,7 @@ struct replacement {
     // with it, but a new mapping joins the neighbours.
     bool const by_advice = p.anonymous && m.table.at(p.first).kind() != backing::displaced;
     bool opened = false;
+    pieces = pieces.front(m.writers.size().pieces());
     if (by_advice && pieces.size() > 1 && m.writers.takes_pieces()) {
         p.pages = pieces.span();
         progress const all = zero_pieces(m, p, pieces, by_advice, opened);

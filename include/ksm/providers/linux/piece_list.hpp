@@ -69,6 +69,14 @@ class piece_list {
         }
         return {p->first + i, p->pages - i};
     }
+    /// The first `n` pieces, or all.
+    [[nodiscard]] piece_list front(std::size_t n) const noexcept {
+        piece_list l;
+        for (piece const* p = begin(); p != begin() + std::min(n, size_); ++p) {
+            l.add(*p);
+        }
+        return l;
+    }
     /// The first `n` pages of all of them.
     [[nodiscard]] piece_list lowest(std::size_t n) const noexcept {
         piece_list l;

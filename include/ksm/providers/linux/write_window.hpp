@@ -97,28 +97,24 @@ class write_window {
     }
 
     void close() noexcept {
-        switch (way_) {
-        case way::none: break;
-        case way::mprotect: {
-            std::uint32_t const waiting = exclusion_.window_->waiting.load();
-            // An error says that the application has unmapped a part: there is nothing to open.
-            static_cast<void>(segv_handler::instance().close(*exclusion_.window_));
-            exclusion_.log_.waited(waiting); // the log may lie in the window
-            break;
-        }
-        case way::protect:
-            count_waiting(exclusion_.guard_);
-            exclusion_.protector_.close(place_, replaced_);
-            break;
-        case way::move:
-            count_waiting(exclusion_.faults_);
-            exclusion_.mover_.close(place_, replaced_, empty_);
-            break;
-        }
         if (way_ != way::none) {
+            bool const is_long = window_log::now() - opened_at_ > window_size::long_ns;
+            std::size_t const waiting = count_waiting(is_long);
+            switch (way_) {
+            case way::none: break;
+            case way::mprotect:
+                // An error says that the application has unmapped a part: there is nothing to open.
+                static_cast<void>(segv_handler::instance().close(*exclusion_.window_));
+                break;
+            case way::protect: exclusion_.protector_.close(place_, replaced_); break;
+            case way::move: exclusion_.mover_.close(place_, replaced_, empty_); break;
+            }
+            // Not before: they may lie in the window.
             exclusion_.log_.opened(window_log::now() - opened_at_);
+            exclusion_.log_.waited(counts_waits() ? waiting : 0);
+            exclusion_.size_.closed(pages_, is_long && waiting != 0);
+            way_ = way::none;
         }
-        way_ = way::none;
         signals_.reset();
     }
 
@@ -165,10 +161,18 @@ class write_window {
         }
     }
 
-    void count_waiting(userfault const& faults) const noexcept {
-        if (exclusion_.options_.count_waits) {
-            exclusion_.log_.waited(faults.count_waiting());
+    [[nodiscard]] bool counts_waits() const noexcept {
+        return way_ == way::mprotect || exclusion_.options_.count_waits;
+    }
+    /// Accesses that wait for the window, as far as that is asked for or `needed`.
+    [[nodiscard]] std::size_t count_waiting(bool needed) const noexcept {
+        if (way_ == way::mprotect) {
+            return exclusion_.window_->waiting.load();
         }
+        if (!needed && !counts_waits()) {
+            return 0;
+        }
+        return (way_ == way::move ? exclusion_.faults_ : exclusion_.guard_).count_waiting();
     }
 
     [[nodiscard]] std::size_t bytes() const noexcept { return place_.pages * page_; }
