@@ -458,8 +458,11 @@ TEST_CASE("no store is lost, and no reader goes back, while pages are merged and
     }};
     std::size_t merged = 0, unmerged = 0;
     std::uint64_t x = 9;
-    auto const end = std::chrono::steady_clock::now() + std::chrono::seconds{2};
-    for (int round = 0; std::chrono::steady_clock::now() < end; ++round) {
+    auto const began = std::chrono::steady_clock::now();
+    auto const elapsed = [&] { return std::chrono::steady_clock::now() - began; };
+    auto const enough = [&] { return merged > 500 && p.usage().pages_healed > 50; };
+    std::chrono::seconds const at_least{2};
+    for (int round = 0; elapsed() < at_least || (!enough() && elapsed() < 20 * at_least); ++round) {
         x = x * 6364136223846793005U + 1442695040888963407U;
         std::size_t const i = (x >> 33) % n;
         std::size_t const k = 1 + (x >> 50) % std::min<std::size_t>(8, n - i);

@@ -124,7 +124,7 @@ void write_while_merging(linux_options const& options, std::chrono::seconds how_
     std::uint64_t const enough = broken_pages_stay ? 500 : 5000;
     auto const began = std::chrono::steady_clock::now();
     auto const elapsed = [&] { return std::chrono::steady_clock::now() - began; };
-    while (elapsed() < how_long || (merged <= enough && elapsed() < 10 * how_long)) {
+    while (elapsed() < how_long || (merged <= enough && elapsed() < 20 * how_long)) {
         x = x * 6364136223846793005U + 1442695040888963407U;
         std::size_t const i = (x >> 33) % n;
         std::uint64_t a, b;

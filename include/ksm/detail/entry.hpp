@@ -93,7 +93,6 @@ struct stable_node : entry {
         }
         tree_traits::set_parent(&item, this);
         item.go(item_state::stable);
-        ++sharer_count;
     }
 
     void remove(rmap_item& item) noexcept {
@@ -103,15 +102,13 @@ struct stable_node : entry {
         }
         ring_algorithms::unlink(&item);
         item.go(item_state::loose);
-        --sharer_count;
     }
 
-    [[nodiscard]] bool in_use() const noexcept { return sharer_count != 0; }
+    [[nodiscard]] bool in_use() const noexcept { return sharers != nullptr; }
 
-    rmap_item* sharers = nullptr; ///< Any item of the ring.
-    std::uint64_t sharer_count = 0;
+    rmap_item* sharers = nullptr; ///< Any item of the ring; null: there is none.
 };
-static_assert(sizeof(stable_node) == 48);
+static_assert(sizeof(stable_node) == 40);
 
 inline stable_node* rmap_item::node() const noexcept {
     return static_cast<stable_node*>(tree_traits::get_parent(this));

@@ -36,14 +36,26 @@ class inspector {
     template <class Visit>
     void for_each_frame(Visit&& visit) {
         for (partition* const p : index_.partitions) {
-            p->stable.for_each(
-                [&](stable_node& n) { visit(page_index_type::frame_of(n), n.sharer_count); });
+            p->stable.for_each([&](stable_node& n) {
+                std::uint64_t sharers = 0;
+                for_each_sharer(n, [&](rmap_item&) { return ++sharers != 0; });
+                visit(page_index_type::frame_of(n), sharers);
+            });
         }
     }
 
   private:
     using index_type = decltype(Scanner::index_);
     using page_index_type = index_type;
+
+    /// Calls `visit(item)` for the ring of a node until it answers false.
+    template <class Visit>
+    static void for_each_sharer(stable_node& node, Visit&& visit) {
+        rmap_item* item = node.sharers;
+        while (visit(*item) && ring_traits::get_next(item) != node.sharers) {
+            item = static_cast<rmap_item*>(ring_traits::get_next(item));
+        }
+    }
 
     [[nodiscard]] std::uint64_t& in_state(item_state s) {
         return items_[static_cast<std::size_t>(s)];
@@ -133,18 +145,16 @@ class inspector {
                         what = "I3: the stable tree is not strictly ordered";
                     }
                 }
-                std::uint64_t ring = 0;
-                rmap_item* item = node.sharers;
-                do {
-                    if (item->where() != item_state::stable || item->node() != &node) {
+                if (!node.in_use()) {
+                    what = "I11: a stable node has no sharer";
+                    return;
+                }
+                for_each_sharer(node, [&](rmap_item& item) {
+                    if (item.where() != item_state::stable || item.node() != &node) {
                         what = "I4: a sharer does not name its node";
                     }
-                    item = static_cast<rmap_item*>(ring_traits::get_next(item));
-                } while (++ring < node.sharer_count + 1 && item != node.sharers);
-                if (ring != node.sharer_count) {
-                    what = "I6: a node's count of sharers is wrong";
-                }
-                sharers += ring;
+                    return what == nullptr && ++sharers <= in_state(item_state::stable);
+                });
                 previous = &node;
             });
         }
