@@ -49,6 +49,20 @@ void map_equal_pages(ksm::simulated_provider& p, ksm::space_id s, std::size_t pa
     }
 }
 
+/// A space of equal pages that has entered a scanner.
+struct scanned_pages {
+    scanned_pages(std::size_t pages, std::uint64_t sleep_millisecs) {
+        map_equal_pages(memory, space, pages);
+        REQUIRE(scanner.enter(space) == ksm::status::ok);
+        REQUIRE(scanner.tune("sleep_millisecs", sleep_millisecs) == ksm::tunable_error::none);
+    }
+
+    ksm::simulated_provider memory;
+    ksm::space_id const space = memory.create_space();
+    survey_counter surveys{memory};
+    scanner_type scanner{memory};
+};
+
 } // namespace
 
 TEST_CASE("S13: the daemon merges by itself once it runs and a space has entered") {
@@ -81,14 +95,9 @@ TEST_CASE("S13: a daemon with nothing to scan sleeps until a space enters") {
 }
 
 TEST_CASE("S13: control operations get their turn from a daemon that never pauses") {
-    ksm::simulated_provider memory;
-    ksm::space_id const space = memory.create_space();
-    map_equal_pages(memory, space, 64);
-    scanner_type scanner(memory);
-    REQUIRE(scanner.enter(space) == ksm::status::ok);
-    REQUIRE(scanner.tune("sleep_millisecs", std::uint64_t{0}) == ksm::tunable_error::none);
-    REQUIRE(scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
-    ksm::daemon daemon(scanner);
+    scanned_pages w{64, 0};
+    REQUIRE(w.scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
+    ksm::daemon daemon(w.scanner);
     for (int i = 0; i < 100; ++i) {
         daemon.control([](scanner_type&) {});
     }
@@ -99,37 +108,25 @@ TEST_CASE("S13: control operations get their turn from a daemon that never pause
 }
 
 TEST_CASE("S13: a new value of a tunable ends the pause") {
-    ksm::simulated_provider memory;
-    ksm::space_id const space = memory.create_space();
-    map_equal_pages(memory, space, 2);
-    survey_counter surveys(memory);
-    scanner_type scanner(memory);
-    REQUIRE(scanner.enter(space) == ksm::status::ok);
-    REQUIRE(scanner.tune("sleep_millisecs", std::uint64_t{3'600'000}) == ksm::tunable_error::none);
-    REQUIRE(scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
-    ksm::daemon daemon(scanner);
-    REQUIRE(surveys.wait_for(1));
+    scanned_pages w{2, 3'600'000};
+    REQUIRE(w.scanner.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
+    ksm::daemon daemon(w.scanner);
+    REQUIRE(w.surveys.wait_for(1));
     daemon.control([](scanner_type&) {}); // between two batches: the pause has begun
     daemon.control([](scanner_type& s) {
         REQUIRE(s.tune("sleep_millisecs", std::uint64_t{0}) == ksm::tunable_error::none);
     });
-    CHECK(surveys.wait_for(3));
+    CHECK(w.surveys.wait_for(3));
 }
 
 TEST_CASE("S13: destruction does not wait for the daemon's pause") {
-    ksm::simulated_provider memory;
-    ksm::space_id const space = memory.create_space();
-    map_equal_pages(memory, space, 2);
-    survey_counter surveys(memory);
-    scanner_type scanner(memory);
-    REQUIRE(scanner.enter(space) == ksm::status::ok);
-    REQUIRE(scanner.tune("sleep_millisecs", std::uint64_t{3'600'000}) == ksm::tunable_error::none);
+    scanned_pages w{2, 3'600'000};
     {
-        ksm::daemon daemon(scanner);
+        ksm::daemon daemon(w.scanner);
         daemon.control([](scanner_type& s) {
             REQUIRE(s.tune("run", std::uint64_t{1}) == ksm::tunable_error::none);
         });
-        REQUIRE(surveys.wait_for(1));
+        REQUIRE(w.surveys.wait_for(1));
     }
     SUCCEED();
 }
