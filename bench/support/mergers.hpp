@@ -173,6 +173,7 @@ template <class Policy>
 std::optional<measurement> merge_by_us(image what, strategy const& by, bool steady) {
     ksm::linux_options options = options_for(by);
     options.quiescent = by.value == ksm::write_exclusion::quiescent; // there is one thread
+    options.no_readers = options.quiescent;
     ksm::linux_provider provider{options};
     ksm::page_range region;
     if (provider.try_map(ksm::page_count{what.pages()}, region)) {

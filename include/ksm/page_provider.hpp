@@ -53,6 +53,14 @@ struct survey_result {
     coverage given = coverage::every_page; ///< The same in every call of one walk.
 };
 
+/// A run of pages that are to map consecutive frames, and how that went.
+struct merge_request {
+    page_number first;
+    page_count pages;
+    frame_id frame; ///< For the first page.
+    progress result;
+};
+
 // clang-format off
 
 /// Pages have one size, a power of two, constant at run time. [bytes]
@@ -124,9 +132,20 @@ concept has_zero_merging = requires(P& p, space_id space, page_set pages) {
     { p.merge_zero(space, pages) } noexcept -> std::same_as<progress>;
 };
 
+/// Refinement: merges each run as `merge` would, though pages that are to be merged may be changed
+/// by others until the call. A provider whose windows cost as much for one run as for many says
+/// `prefers_batches()`: an engine then collects short runs.
+template <class P>
+concept has_batched_merging = requires(P& p, P const& c, space_id space,
+                                       std::span<merge_request> runs) {
+    { p.merge_batch(space, runs) } noexcept -> std::same_as<void>;
+    { c.prefers_batches() } noexcept -> std::same_as<bool>;
+};
+
 namespace detail {
 // A member of a refinement that is present in any form, and its likely misspellings.
 template <class P> concept mentions_merge_zero = requires { &P::merge_zero; };
+template <class P> concept mentions_merge_batch = requires { &P::merge_batch; };
 template <class P> concept misspells_merge_zero_1 = requires { &P::merge_zeros; };
 template <class P> concept misspells_merge_zero_2 = requires { &P::merge_zeroes; };
 template <class P> concept misspells_merge_zero_3 = requires { &P::zero_merge; };
@@ -158,6 +177,10 @@ consteval bool check_page_provider() {
     static_assert(has_zero_merging<P> || !detail::mentions_merge_zero<P>,
                   "ksm: merge_zero is optional, but when present it must be `progress "
                   "merge_zero(space_id, page_set) noexcept`");
+    static_assert(has_batched_merging<P> || !detail::mentions_merge_batch<P>,
+                  "ksm: merge_batch is optional, but when present it must be `void "
+                  "merge_batch(space_id, std::span<merge_request>) noexcept`, and `bool "
+                  "prefers_batches() const noexcept` with it");
     static_assert(!detail::misspells_merge_zero_1<P> && !detail::misspells_merge_zero_2<P> &&
                       !detail::misspells_merge_zero_3<P> && !detail::misspells_merge_zero_4<P>,
                   "ksm: the optional member for zero pages is spelt `merge_zero`");

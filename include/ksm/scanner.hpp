@@ -106,12 +106,13 @@ class scanner {
         }
         std::size_t visited = 0;
         detail::rmap_item* next = next_item();
-        while (next != nullptr && visited < budget.value() && merger_.halt == status::ok &&
+        while (next != nullptr && visited < budget.value() && merger_.halt() == status::ok &&
                !stop()) {
             visited += merger_.visit(*next, budget.value() - visited, false);
             next = next_item();
         }
-        status const why = merger_.halt;
+        merger_.finish();
+        status const why = merger_.halt();
         bool const complete = next == nullptr || why != status::ok;
         if (complete) {
             in_pass_ = false;
@@ -133,7 +134,7 @@ class scanner {
         if (s == nullptr) {
             return {page_count{}, false, status::gone};
         }
-        status const halted_pass = std::exchange(merger_.halt, status::ok);
+        status const halted_pass = std::exchange(merger_.halt(), status::ok);
         surveyor_.survey(*s, never, [](page_run const&) {});
         std::size_t visited = 0;
         for_each_due(*s, range, [](detail::rmap_chunk& c, std::uint64_t mask) {
@@ -142,12 +143,13 @@ class scanner {
             return true;
         });
         for_each_due(*s, range, [&](detail::rmap_chunk& c, std::uint64_t mask) {
-            while ((c.due & mask) != 0 && merger_.halt == status::ok) {
+            while ((c.due & mask) != 0 && merger_.halt() == status::ok) {
                 visited += merger_.visit(first_of(c, mask), max_visit, true);
             }
-            return merger_.halt == status::ok;
+            return merger_.halt() == status::ok;
         });
-        return {page_count{visited}, false, std::exchange(merger_.halt, halted_pass)};
+        merger_.finish();
+        return {page_count{visited}, false, std::exchange(merger_.halt(), halted_pass)};
     }
 
     /// Gives every page of the range a private copy (S1, S11). They are candidates again in later
@@ -254,7 +256,7 @@ class scanner {
     template <class Stop>
     [[nodiscard]] bool begin_pass(Stop&& stop) noexcept {
         space_ = index_.spaces.end();
-        merger_.halt = status::ok;
+        merger_.halt() = status::ok;
         if constexpr (Policy::drops_unstable_tree) {
             for (detail::partition* const p : index_.partitions) {
                 p->unstable.clear(

@@ -74,6 +74,7 @@ enum class operation {
     promote,
     promote_again,
     merge,
+    merge_batch,
     merge_zero,
     merge_zero_in_pieces,
     merge_zero_of_merged,
@@ -89,6 +90,7 @@ constexpr std::array operations{"construct",
                                 "promote",
                                 "promote again",
                                 "merge",
+                                "merge_batch",
                                 "merge_zero",
                                 "merge_zero in pieces",
                                 "merge_zero of merged",
@@ -247,6 +249,13 @@ struct scene {
         case operation::promote_again:
             return describe(p->promote(space, number(first), pages(2)).made);
         case operation::merge: return describe(p->merge(space, number(first), pages(2), frame));
+        case operation::merge_batch: {
+            std::array<merge_request, 2> both{
+                {{number(first), pages(1), frame, {}},
+                 {number(first + 1), pages(1), frame + pages(1), {}}}};
+            p->merge_batch(space, both);
+            return describe(both[0].result.why != status::ok ? both[0].result : both[1].result);
+        }
         case operation::merge_zero_in_pieces: // with their twins
             return describe(p->merge_zero(space, {number(first), 0b11'0011}));
         case operation::merge_zero:
@@ -303,7 +312,8 @@ std::string outcome(linux_options const& o, operation op) {
     if (off && !s.p->capabilities().refusal) {
         return "off without a refusal";
     }
-    bool const in_parts = op == operation::release || op == operation::merge_zero_in_pieces;
+    bool const in_parts = op == operation::release || op == operation::merge_batch ||
+                          op == operation::merge_zero_in_pieces;
     if (surveyed && !in_parts && result != "ok" && s.states() != before) {
         return "states changed";
     }
@@ -415,6 +425,9 @@ std::array<unsigned, calls.size()> calls_of(linux_options const& o, operation op
 /// Where the call is made: "promote, mmap 7". `visit(place, outcomes)`.
 template <class Visit>
 void each_call(linux_options const& o, operation op, Visit visit) {
+    if (op == operation::merge_batch && !o.no_readers) {
+        return; // as many calls of merge
+    }
     auto const seen = calls_of(o, op);
     for (std::size_t c = 0; c < calls.size(); ++c) {
         // How often a file of /proc is read depends on the process.
@@ -434,8 +447,10 @@ struct strategy {
 };
 /// Those that can be had here.
 std::vector<strategy> strategies() {
+    linux_options stopped = quiescent();
+    stopped.no_readers = true;
     std::vector<strategy> all{
-        {q, "q", quiescent()}, {m, "m", by_mprotect()}, {v, "v", by_move()}, {w, "w", by_wp()}};
+        {q, "q", stopped}, {m, "m", by_mprotect()}, {v, "v", by_move()}, {w, "w", by_wp()}};
     std::erase_if(all, [](strategy const& s) {
         return linux_provider{s.options}.capabilities().strategy != s.options.strategy;
     });

@@ -136,6 +136,14 @@ constexpr errno_row errno_table[] = {
     {w, "merge, uffd_write_protect 1",
      "EPERM: refused; EAGAIN: busy; EBUSY: refused; EINVAL: refused; ENOMEM: out_of_mappings; "
      "else: refused, off"},
+    {q, "merge_batch, fstat 3", "refused, off"},
+    {q, "merge_batch, fstat 4", "refused, off"},
+    {q, "merge_batch, mmap 1",
+     "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings; else: refused, "
+     "off"},
+    {q, "merge_batch, mmap 2",
+     "EPERM: refused; EACCES: refused; EAGAIN: refused; ENOMEM: out_of_mappings; else: refused, "
+     "off"},
     {q | m | w, "merge_zero, pwrite 1",
      "EFAULT: gone; ENOMEM: out_of_memory; ENOSPC: out_of_memory; else: busy"},
     {q | m | w, "merge_zero, fstat 1", "busy"},

@@ -89,6 +89,13 @@ class checked_provider {
         return result;
     }
 
+    void merge_batch(ksm::space_id space, std::span<ksm::merge_request> runs) noexcept {
+        for (ksm::merge_request& r : runs) {
+            r.result = merge(space, r.first, r.pages, r.frame);
+        }
+    }
+    [[nodiscard]] bool prefers_batches() const noexcept { return machine_.prefers_batches(); }
+
     ksm::progress merge_zero(ksm::space_id space, ksm::page_set pages) noexcept {
         auto const result = checked(
             space, pages_of(pages), [&] { return calls_.merge_zero(space, pages); },
@@ -190,7 +197,8 @@ class checked_provider {
 };
 
 static_assert(ksm::check_page_provider<checked_provider>() &&
-              ksm::has_zero_merging<checked_provider>);
+              ksm::has_zero_merging<checked_provider> &&
+              ksm::has_batched_merging<checked_provider>);
 
 } // namespace model
 

@@ -62,6 +62,7 @@ struct failure {
     case 2: s.pages = 80; break;
     default: s.pages = 4 + numbers.below(28); break;
     }
+    s.batches = numbers.below(2) != 0;
     return s;
 }
 
@@ -110,8 +111,8 @@ struct failure {
     return "TEST_CASE(\"" + title +
            "\") {\n    setup const s{.page_size = " + std::to_string(s.page_size) +
            ", .pages = " + std::to_string(s.pages) + ", .policy = policy::" + name(s.policy) +
-           ", .change_tracking = " + print(s.change_tracking) + "};\n    check_passes(s, " +
-           print(p, "    ") + ");\n}\n";
+           ", .change_tracking = " + print(s.change_tracking) + ", .batches = " + print(s.batches) +
+           "};\n    check_passes(s, " + print(p, "    ") + ");\n}\n";
 }
 
 } // namespace model

@@ -33,7 +33,7 @@ TEST_CASE("A program is printed as C++ that makes it") {
     };
     CHECK(print_test_case(s, p, "S8: an example") == R"(TEST_CASE("S8: an example") {
     setup const s{.page_size = 256, .pages = 8, .policy = policy::weak_classic, )"
-                                                     R"(.change_tracking = false};
+                                                     R"(.change_tracking = false, .batches = false};
     check_passes(s, {
         write{.space = 1, .page = 2, .offset = 3, .bytes = 4, .content = 5},
         at_seam{.seam = ksm::seam::merge_protected, .skip = 1, .here = true, .program = {

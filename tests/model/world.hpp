@@ -38,6 +38,7 @@ struct setup {
     std::uint32_t pages = 16; ///< Of each space.
     model::policy policy = policy::standard;
     bool change_tracking = true;
+    bool batches = false;
 };
 
 class world {
@@ -359,6 +360,7 @@ class world {
         ksm::simulated_options o;
         o.page_size = s.page_size;
         o.change_tracking = s.change_tracking;
+        o.batches = s.batches;
         return o;
     }
 

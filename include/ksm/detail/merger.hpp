@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <ksm/detail/attempts.hpp>
 #include <ksm/detail/contents.hpp>
+#include <ksm/detail/merge_queue.hpp>
 #include <ksm/detail/page_index.hpp>
 #include <ksm/page_provider.hpp>
 #include <ksm/policy.hpp>
@@ -25,14 +27,15 @@ class merger {
     static constexpr std::size_t longest_run = 128;
 
     merger(page_index<Provider>& index, tunables const& t) noexcept
-        : index_(index), contents_(index), tunables_(t) {}
+        : index_(index), contents_(index), outcomes_(index), queue_(index, outcomes_),
+          tunables_(t) {}
 
     /// Visits an item, and with it up to `budget − 1` pages behind it that match in one run.
     /// `certain` says that the pages are known not to change (merge_now).
     /// \returns The pages visited, at least one.
     [[nodiscard]] std::size_t visit(rmap_item& a, std::size_t budget, bool certain) noexcept {
         certain_ = certain;
-        take(a);
+        outcomes_.take(a);
         std::size_t const visited = settle(a, std::min(budget, longest_run));
         index_.counters.pages_scanned += visited;
         return visited;
@@ -63,8 +66,16 @@ class merger {
     /// Pages may have been written since they were last looked at.
     void expire() noexcept { memo_item_ = nullptr; }
 
+    /// Merges the pages that were visited but wait for others. To be called before the caller's
+    /// call ends, and before a survey.
+    void finish() noexcept {
+        if constexpr (has_batched_merging<Provider>) {
+            queue_.flush();
+        }
+    }
+
     /// Why merging has stopped for this pass; `ok` while it goes on.
-    status halt = status::ok;
+    [[nodiscard]] status& halt() noexcept { return outcomes_.halt; }
 
   private:
     using index_type = page_index<Provider>;
@@ -132,7 +143,7 @@ class merger {
                 index_.count(p.why, p.done.value());
                 for (std::size_t n = p.done.value(); n != 0; --n, ++done) {
                     rmap_item& item = *index_.find(s, zeros.first);
-                    take(item);
+                    outcomes_.take(item);
                     index_.detach(item);
                     index_.hang_on_zero(item);
                     zeros = zeros.without(page_count{1});
@@ -142,8 +153,8 @@ class merger {
                 }
                 if (p.why != status::ok) {
                     rmap_item& item = *index_.find(s, zeros.first);
-                    take(item);
-                    give_up(item, p.why);
+                    outcomes_.take(item);
+                    outcomes_.give_up(item, p.why);
                     return done + 1;
                 }
             }
@@ -197,26 +208,91 @@ class merger {
     }
 
     /// Merges a page into a frame, and the pages behind it into the frames behind it.
+    /// \returns The pages visited; 0 when the content of the first one differs.
     std::size_t merge_with(rmap_item& a, stable_node& node, std::size_t budget) noexcept {
         frame_id const frame = index_type::frame_of(node);
-        auto const follower = [&](std::size_t i) {
+        auto const joins = [&](std::size_t i) {
             stable_node* const next = index_.node_of(frame + page_count{i});
-            return next != nullptr && next->partition == node.partition;
+            return next != nullptr && next->partition == node.partition &&
+                   follower_of(a, i) != nullptr;
         };
-        return merge_run(
-            a, budget, follower,
-            [&](std::size_t i) {
-                page_bytes const mine = contents_.view(space_of(a), page_of(a) + page_count{i});
-                return !mine.empty() &&
-                       contents_.equal(mine, contents_.view(frame + page_count{i}));
-            },
-            [&](page_number first, page_count n, std::size_t i) {
-                return index_.provider.merge(space_of(a).id, first, n, frame + page_count{i});
-            },
-            [&](rmap_item& item, std::size_t i) {
+        auto const equals = [&](std::size_t i) {
+            page_bytes const mine = contents_.view(space_of(a), page_of(a) + page_count{i});
+            return !mine.empty() && contents_.equal(mine, contents_.view(frame + page_count{i}));
+        };
+        std::size_t const most = Policy::predicts_runs ? budget : 1;
+        if constexpr (has_batched_merging<Provider>) {
+            if (index_.provider.prefers_batches()) {
+                std::size_t const longest = std::min(most, queue_.longest_run);
+                std::size_t n = 0;
+                while (n < longest && (n == 0 || joins(n)) && equals(n)) {
+                    ++n;
+                }
+                if (n == 0 || n < queue_.longest_run) {
+                    return queue_run(a, frame, n);
+                }
+            }
+        }
+        return merge_run(a, frame, most, joins, equals);
+    }
+
+    /// Has pages wait for the end of a batch. \requires They equal the frames.
+    std::size_t queue_run(rmap_item& a, frame_id frame, std::size_t n) noexcept {
+        space& s = space_of(a);
+        page_number const first = page_of(a);
+        for (std::size_t i = 0; i < n; ++i) {
+            rmap_item& item = *index_.find(s, first + page_count{i});
+            outcomes_.take(item);
+            index_.detach(item);
+        }
+        if (n != 0) {
+            queue_.add(s, first, n, frame);
+        }
+        return n;
+    }
+
+    /// Merges the page of `a` and, while they `join` and await a visit, the pages behind it.
+    /// `equals(i)` decides whether a call takes the first of them along: a wrong guess costs a
+    /// write window for all of them, never data, because the provider compares.
+    template <class Joins, class Equals>
+    std::size_t merge_run(rmap_item& a, frame_id frame, std::size_t most, Joins&& joins,
+                          Equals&& equals) noexcept {
+        space& s = space_of(a);
+        page_number const first = page_of(a);
+        std::size_t batch = most > 1 && joins(1) && equals(1) ? 16 : 1;
+        std::size_t done = 0;
+        for (;;) {
+            std::size_t n = done == 0 ? 1 : 0;
+            while (n < batch && done + n < most && joins(done + n) && (n != 0 || equals(done))) {
+                ++n;
+            }
+            if (n == 0) {
+                return done;
+            }
+            progress const p = index_.provider.merge(s.id, first + page_count{done}, page_count{n},
+                                                     frame + page_count{done});
+            index_.count(p.why, p.done.value());
+            for (std::size_t const end = done + p.done.value(); done < end; ++done) {
+                rmap_item& item = *index_.find(s, first + page_count{done});
+                outcomes_.take(item);
                 index_.detach(item);
-                index_.hang(item, *index_.node_of(frame + page_count{i}));
-            });
+                index_.hang(item, *index_.node_of(frame + page_count{done}));
+            }
+            if (p.why == status::changed || batch == 1) {
+                if (done == 0 && p.why != status::changed) {
+                    outcomes_.give_up(a, p.why);
+                    return 1;
+                }
+                return done;
+            }
+            if (p.why != status::ok) {
+                rmap_item& item = *index_.find(s, first + page_count{done});
+                outcomes_.take(item);
+                outcomes_.give_up(item, p.why);
+                return done + 1;
+            }
+            batch = longest_run;
+        }
     }
 
     // ------------------------------------------------------------------ the unstable tree
@@ -307,15 +383,15 @@ class merger {
         promotion const made = index_.provider.promote(sa.id, pa, page_count{n});
         index_.count(made.made.why, made.made.done.value());
         if (made.made.done.value() == 0) {
-            give_up(a, made.made.why);
+            outcomes_.give_up(a, made.made.why);
             return 1;
         }
         std::size_t const promoted = made.made.done.value();
         for (std::size_t i = 1; i < promoted; ++i) {
-            take(*index_.find(sa, pa + page_count{i}));
+            outcomes_.take(*index_.find(sa, pa + page_count{i}));
         }
         auto const undo_from = [&](std::size_t i, std::size_t pages) {
-            make_private(sa, pa + page_count{i}, pages);
+            outcomes_.make_private(sa, pa + page_count{i}, pages);
             index_.release(made.first + page_count{i}, page_count{pages});
         };
         for (std::size_t i = 0; i < promoted;) {
@@ -334,15 +410,15 @@ class merger {
                     wake_equals_of(*node);
                 } else {
                     // No protected page is left outside the stable tree (S6, S21).
-                    make_private(sb, pb + page_count{i}, 1);
+                    outcomes_.make_private(sb, pb + page_count{i}, 1);
                     undo_from(i, 1);
                 }
             }
             if (i == promoted || merged.why == status::ok) {
                 continue;
             }
-            if (stops_merging(merged.why)) {
-                halt = merged.why;
+            if (outcomes_.stops_merging(merged.why)) {
+                outcomes_.halt = merged.why;
                 undo_from(i, promoted - i);
                 break;
             }
@@ -357,19 +433,6 @@ class merger {
             ++i;
         }
         return promoted;
-    }
-
-    /// Gives pages private copies again, and has them visited again. A page that cannot have one
-    /// goes on to map a frame without a node, which the provider keeps for it: nothing is lost.
-    void make_private(space& s, page_number first, std::size_t pages) noexcept {
-        for (std::size_t done = 0; done < pages;) {
-            progress const p =
-                index_.provider.unmerge(s.id, first + page_count{done}, page_count{pages - done});
-            done += p.done.value() + (p.why == status::ok ? 0 : 1);
-        }
-        for (std::size_t i = 0; i < pages; ++i) {
-            index_.revisit(*index_.find(s, first + page_count{i}));
-        }
     }
 
     /// A node in the stable tree; null without memory or when the content is there already.
@@ -403,56 +466,6 @@ class merger {
         return nullptr;
     }
 
-    // ------------------------------------------------------------------ runs
-
-    /// Merges the page of `a` and, while `follows(i)` and the pages behind it await a visit, its
-    /// followers, by calls of `merge(first, pages, i)`; `joined(item, i)` keeps the books.
-    /// `likely(i)` decides whether a call takes the first of its followers along: a wrong guess
-    /// costs a write window for all of them, never data, because the provider compares.
-    /// \returns The pages visited; 0 when the content of the first one differs.
-    template <class Follows, class Likely, class Merge, class Joined>
-    std::size_t merge_run(rmap_item& a, std::size_t budget, Follows&& follows, Likely&& likely,
-                          Merge&& merge, Joined&& joined) noexcept {
-        space& s = space_of(a);
-        page_number const first = page_of(a);
-        auto const joins = [&](std::size_t i) {
-            return Policy::predicts_runs && i < budget && follower_of(a, i) != nullptr &&
-                   follows(i);
-        };
-        std::size_t batch = joins(1) && likely(1) ? 16 : 1;
-        std::size_t done = 0;
-        for (;;) {
-            std::size_t n = done == 0 ? 1 : 0;
-            while (n < batch && joins(done + n) && (n != 0 || likely(done + n))) {
-                ++n;
-            }
-            if (n == 0) {
-                return done;
-            }
-            progress const p = merge(first + page_count{done}, page_count{n}, done);
-            index_.count(p.why, p.done.value());
-            for (std::size_t const end = done + p.done.value(); done < end; ++done) {
-                rmap_item& item = *index_.find(s, first + page_count{done});
-                take(item);
-                joined(item, done);
-            }
-            if (p.why == status::changed || batch == 1) {
-                if (done == 0 && p.why != status::changed) {
-                    give_up(a, p.why);
-                    return 1;
-                }
-                return done;
-            }
-            if (p.why != status::ok) {
-                rmap_item& item = *index_.find(s, first + page_count{done});
-                take(item);
-                give_up(item, p.why);
-                return done + 1;
-            }
-            batch = longest_run;
-        }
-    }
-
     /// The item `i` pages behind `a` if it could be visited now and belongs to the partition.
     [[nodiscard]] rmap_item* follower_of(rmap_item& a, std::size_t i) noexcept {
         rmap_item* const item = index_.find(space_of(a), page_of(a) + page_count{i});
@@ -462,31 +475,10 @@ class merger {
         return ready ? item : nullptr;
     }
 
-    // ------------------------------------------------------------------ outcomes
-
-    [[nodiscard]] static constexpr bool stops_merging(status s) noexcept {
-        return s == status::out_of_frames || s == status::out_of_mappings ||
-               s == status::out_of_memory;
-    }
-
-    /// What becomes of a page that was not merged for a reason of its own.
-    void give_up(rmap_item& a, status why) noexcept {
-        index_.detach(a);
-        if (stops_merging(why)) {
-            halt = why;
-            index_.revisit(a);
-        } else if (why == status::gone) {
-            index_.drop(a);
-        } else if (why != status::refused) {
-            index_.revisit(a);
-        }
-    }
-
-    /// The page is being visited.
-    static void take(rmap_item& a) noexcept { rmap_chunk::of(a).due &= ~bit_of(a); }
-
     index_type& index_;
     contents<Provider, Policy> contents_;
+    attempts<Provider> outcomes_;
+    merge_queue<Provider> queue_;
     tunables const& tunables_;
     rmap_item const* memo_item_ = nullptr; // whose digest a failed prediction took
     std::uint64_t memo_digest_ = 0;

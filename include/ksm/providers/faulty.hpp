@@ -98,6 +98,20 @@ class faulty_provider {
                        [&](page_count n) { return base_.merge(space, first, n, frame); });
     }
 
+    /// Run by run: each is a call of `merge` for the schedule.
+    void merge_batch(space_id space, std::span<merge_request> runs) noexcept
+        requires has_batched_merging<Base>
+    {
+        for (merge_request& r : runs) {
+            r.result = merge(space, r.first, r.pages, r.frame);
+        }
+    }
+    [[nodiscard]] bool prefers_batches() const noexcept
+        requires has_batched_merging<Base>
+    {
+        return base_.prefers_batches();
+    }
+
     progress merge_zero(space_id space, page_set pages) noexcept
         requires has_zero_merging<Base>
     {

@@ -23,6 +23,7 @@
 
 #include <ksm/page_provider.hpp>
 #include <ksm/providers/linux/admission.hpp>
+#include <ksm/providers/linux/batch.hpp>
 #include <ksm/providers/linux/change_survey.hpp>
 #include <ksm/providers/linux/healing.hpp>
 #include <ksm/providers/linux/machinery.hpp>
@@ -32,12 +33,10 @@
 #include <ksm/providers/linux/pagemap.hpp>
 #include <ksm/providers/linux/pins.hpp>
 #include <ksm/providers/linux/region_error.hpp>
-#include <ksm/providers/linux/regions.hpp>
 #include <ksm/providers/linux/survey.hpp>
+#include <ksm/providers/linux/territory.hpp>
 #include <ksm/providers/linux/throwing_regions.hpp>
 #include <ksm/providers/linux/unmerging.hpp>
-#include <ksm/providers/linux/violations.hpp>
-#include <ksm/providers/linux/vm_flags.hpp>
 
 KSM_NAMESPACE_BEGIN
 
@@ -47,7 +46,7 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
     /// `capabilities()` says why.
     explicit linux_provider(linux_options const& options = {}) noexcept
-        : machine_(options), stable_mappings_(options.stable_mappings) {
+        : machine_(options), land_(machine_, options.stable_mappings) {
         if (machine_.entries.error()) {
             machine_.writers.disable(no_pagemap, machine_.entries.error());
         }
@@ -58,7 +57,7 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
             return;
         }
         // A child that has inherited a userfaultfd would keep it alive.
-        for (detail::os::region const& r : regions_) {
+        for (detail::os::region const& r : land_.regions) {
             std::size_t const bytes = r.pages.count.value() << machine_.page_shift;
             machine_.tracker.dismiss(address(r.pages.first), bytes);
             machine_.writers.forget(address(r.pages.first), bytes);
@@ -105,7 +104,7 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
                                        std::span<page_run> out) noexcept;
 
     [[nodiscard]] std::span<std::byte const> view(space_id space, page_number page) noexcept {
-        detail::os::region const* const r = regions_.find(page);
+        detail::os::region const* const r = land_.regions.find(page);
         if (r == nullptr || space != this->space()) {
             return {};
         }
@@ -122,6 +121,12 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
     [[nodiscard]] promotion promote(space_id space, page_number first, page_count pages) noexcept;
     [[nodiscard]] progress merge(space_id space, page_number first, page_count pages,
                                  frame_id frame) noexcept;
+    /// In one window where the strategy is `quiescent` and nobody reads (see `no_readers`), with
+    /// one call of `freeze` in any case.
+    void merge_batch(space_id space, std::span<merge_request> runs) noexcept;
+    [[nodiscard]] bool prefers_batches() const noexcept {
+        return machine_.writers.stops_threads() || machine_.empties_pages();
+    }
     [[nodiscard]] progress merge_zero(space_id space, page_set pages) noexcept;
 
     /// Works without write exclusion, without a free mapping, and in a forked child.
@@ -135,41 +140,29 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
   private:
     static constexpr char const* no_pagemap = "The kernel does not let us read /proc/self/pagemap.";
 
-    /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
-    /// `pages`; none if `first` is in no region.
-    [[nodiscard]] detail::os::place next_place(space_id space, page_number first,
-                                               std::size_t pages) noexcept;
-    /// `step` with the next place whose pages are not pinned.
-    template <class Step>
-    [[nodiscard]] progress to_merge(space_id space, page_number first, std::size_t pages,
-                                    Step&& step) noexcept {
-        std::size_t const free = pins_.unpinned(first, pages);
-        if (free == 0) {
-            return {page_count{0}, status::busy};
-        }
-        detail::os::place const p = next_place(space, first, free);
-        return p.pages == 0 ? progress{page_count{0}, status::gone} : step(p);
+    [[nodiscard]] bool knows(space_id s) const noexcept { return s == space(); }
+    [[nodiscard]] detail::os::place next_place(space_id s, page_number first,
+                                               std::size_t pages) noexcept {
+        return land_.next_place(first, knows(s) ? pages : 0);
     }
+    /// `step` with the next place whose pages may be changed.
+    template <class Step>
+    [[nodiscard]] progress to_merge(space_id s, page_number first, std::size_t pages,
+                                    Step&& step) noexcept {
+        return knows(s) ? land_.to_merge(first, pages, step)
+                        : progress{page_count{0}, status::gone};
+    }
+    /// `merge` in a call that has been entered.
+    [[nodiscard]] progress merge_run(space_id space, page_number first, page_count pages,
+                                     frame_id frame) noexcept;
     [[nodiscard]] std::span<std::byte const> view_of_copy(page_number page,
                                                           std::size_t pages) noexcept;
-    /// The application has changed these pages of a region: they are its own from now on.
-    void lose(page_range range) noexcept;
     [[nodiscard]] progress unmerge(space_id space, page_number first, page_count pages,
                                    detail::os::privacy wanted) noexcept;
-    void forget_mirrors() noexcept {
-        mirrors_.uproot([this](std::uint32_t id) { return regions_.has_mirror(id); });
-    }
 
     detail::os::machinery machine_;
-    detail::os::region_list regions_;
-    detail::os::region_list lost_;
-    detail::os::mapping_list mappings_;
-    detail::os::mirror_store mirrors_{machine_.page};
+    detail::os::territory land_;
     detail::os::healer healer_;
-    detail::os::pin_list pins_;
-    bool stable_mappings_;
-    std::size_t ranges_lost_ = 0;
-    std::size_t pages_lost_ = 0;
 };
 
 inline linux_capabilities linux_provider::capabilities() const noexcept {
@@ -193,33 +186,33 @@ inline linux_usage linux_provider::usage() const noexcept {
     u.frames_dead = machine_.frames.dead();
     u.frames_punched = machine_.frames.punched();
     u.frame_bytes = (u.frames_live + u.frames_dead) * machine_.page;
-    u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() +
-                       regions_.bytes() + lost_.bytes() + pins_.bytes() + mirrors_.bytes() +
+    u.metadata_bytes = machine_.table.bytes() + machine_.frames.metadata_bytes() + land_.bytes() +
                        healer_.bytes() + machine_.reader.bytes() +
                        detail::os::pagemap::buffer_bytes();
-    u.regions = regions_.size();
-    u.region_pages = regions_.pages();
-    u.ranges_lost = ranges_lost_;
-    u.pages_lost = pages_lost_;
+    u.regions = land_.regions.size();
+    u.region_pages = land_.regions.pages();
+    u.ranges_lost = land_.ranges_lost;
+    u.pages_lost = land_.pages_lost;
     return u;
 }
 
 inline region_error linux_provider::try_adopt(void* first, std::size_t bytes,
                                               page_range& out) noexcept {
     detail::os::region whole;
-    if (region_error const e = detail::os::prepare_region(machine_, regions_, lost_, first, bytes,
-                                                          stable_mappings_, whole)) {
+    if (region_error const e = detail::os::prepare_region(
+            machine_, land_.regions, land_.lost, first, bytes, land_.stable_mappings, whole)) {
         return e;
     }
     std::array<detail::os::region, detail::os::mirror_store::most_pieces> pieces;
-    std::size_t const n = mirrors_.divide(whole, pieces);
+    std::size_t const n = land_.mirrors.divide(whole, pieces);
     // Not before: the kernel likes to put what we map right below, where the mirror's seed is to
     // be.
     if (os_error const e = whole.in_place ? os_error{} : machine_.reader.prepare()) {
-        forget_mirrors();
+        land_.forget_mirrors();
         return {region_fault::refused, e};
     }
-    detail::os::add_region(machine_, regions_, lost_, whole.pages, std::span{pieces}.first(n));
+    detail::os::add_region(machine_, land_.regions, land_.lost, whole.pages,
+                           std::span{pieces}.first(n));
     out = whole.pages;
     return {};
 }
@@ -242,12 +235,12 @@ inline region_error linux_provider::try_map(page_count pages, page_range& out) n
     auto* const below = static_cast<std::byte*>(p);
     detail::os::region whole;
     if (region_error const e = detail::os::prepare_region(
-            machine_, regions_, lost_, below + machine_.page, bytes, true, whole)) {
+            machine_, land_.regions, land_.lost, below + machine_.page, bytes, true, whole)) {
         detail::os::sys::munmap(below, bytes + machine_.page);
         return e;
     }
-    whole.mirror = mirrors_.plant(below, whole.pages.first);
-    detail::os::add_region(machine_, regions_, lost_, whole.pages, {&whole, 1});
+    whole.mirror = land_.mirrors.plant(below, whole.pages.first);
+    detail::os::add_region(machine_, land_.regions, land_.lost, whole.pages, {&whole, 1});
     out = whole.pages;
     return {};
 }
@@ -256,13 +249,13 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
     if (range.count.value() == 0) {
         return {region_fault::empty, {}};
     }
-    if (!detail::os::covered(regions_, lost_, range)) {
+    if (!detail::os::covered(land_.regions, land_.lost, range)) {
         return {region_fault::not_a_region, {}};
     }
-    if (!regions_.prepare(1) || !lost_.prepare(1)) {
+    if (!land_.regions.prepare(1) || !land_.lost.prepare(1)) {
         return {region_fault::out_of_memory, {}};
     }
-    if (pins_.unpinned(range.first, range.count.value()) < range.count.value()) {
+    if (land_.pins.unpinned(range.first, range.count.value()) < range.count.value()) {
         return {region_fault::pinned, {}};
     }
     for (page_number from = range.first; from < range.end();) {
@@ -278,9 +271,9 @@ inline region_error linux_provider::try_release(page_range range) noexcept {
         }
     }
     detail::os::forget_pages(machine_, range);
-    regions_.cut(range);
-    lost_.cut(range);
-    forget_mirrors();
+    land_.regions.cut(range);
+    land_.lost.cut(range);
+    land_.forget_mirrors();
     machine_.reader.forget();
     return {};
 }
@@ -299,10 +292,10 @@ inline region_error linux_provider::try_pin(page_range range, linux_pin& out) no
         }
         from += page_count{p.pages};
     }
-    if (!pins_.add(range)) {
+    if (!land_.pins.add(range)) {
         return {region_fault::out_of_memory, {}};
     }
-    linux_pin made{pins_, range};
+    linux_pin made{land_.pins, range};
     // The next survey finds merged and zero pages written.
     machine_.tracker.expect_copies();
     if (!detail::os::write_fault(address(range.first), range.count.value() << machine_.page_shift,
@@ -311,21 +304,6 @@ inline region_error linux_provider::try_pin(page_range range, linux_pin& out) no
     }
     out = std::move(made);
     return {};
-}
-
-inline void linux_provider::lose(page_range range) noexcept {
-    if (!regions_.prepare(1)) {
-        // What can be cut off without memory: all the rest of the region.
-        range.count = regions_.find(range.first)->pages.end() - range.first;
-    }
-    detail::os::forget_pages(machine_, range);
-    regions_.cut(range);
-    forget_mirrors();
-    // Without memory `release` does not know it: it is no region.
-    static_cast<void>(lost_.add({range, false, false, false}));
-    machine_.reader.forget();
-    ++ranges_lost_;
-    pages_lost_ += range.count.value();
 }
 
 inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
@@ -339,24 +317,6 @@ inline std::span<std::byte const> linux_provider::view_of_copy(page_number page,
         }
     }
     return {copy, copy == nullptr ? 0 : machine_.page};
-}
-
-inline detail::os::place linux_provider::next_place(space_id space, page_number first,
-                                                    std::size_t pages) noexcept {
-    detail::os::region const* const r = regions_.find(first);
-    if (r == nullptr || space != this->space() || pages == 0) {
-        return {first};
-    }
-    detail::os::place p = machine_.place_in(*r, first, pages);
-    if (stable_mappings_ || machine_.marker.in_child()) {
-        return p;
-    }
-    auto const v = detail::os::judge_pages(machine_, mappings_, machine_.entries, p);
-    if (!v.ours) {
-        lose({first, page_count{v.pages}});
-    }
-    p.pages = v.ours ? v.pages : 0;
-    return p;
 }
 
 inline survey_result linux_provider::survey(space_id space, page_number from, coverage wanted,
@@ -376,8 +336,8 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
     }
     machine_.reader.forget();
     survey_result const r = wanted == coverage::changes && machine_.tracker.available()
-                                ? detail::os::survey_changes(machine_, regions_, from, out)
-                                : detail::os::survey_every_page(machine_, regions_, from, out);
+                                ? detail::os::survey_changes(machine_, land_.regions, from, out)
+                                : detail::os::survey_every_page(machine_, land_.regions, from, out);
     if (machine_.suspect.count.value() != 0) {
         // Seen where it must not be: a page of a file.
         for (page_number p = machine_.suspect.first; p < machine_.suspect.end();) {
@@ -388,9 +348,10 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.suspect = {};
     }
     if (r.end) {
-        healer_.after_walk(machine_, mirrors_, regions_, [&](page_number p, std::size_t pages) {
-            return next_place(space, p, pins_.unpinned(p, pages));
-        });
+        healer_.after_walk(machine_, land_.mirrors, land_.regions,
+                           [&](page_number p, std::size_t pages) {
+                               return next_place(space, p, land_.pins.unpinned(p, pages));
+                           });
     }
     machine_.writers.rest();
     machine_.frames.reclaim(r.end); // once a pass the children are asked after
@@ -425,15 +386,10 @@ inline promotion linux_provider::promote(space_id space, page_number first,
     return {room.first, {page_count{done}, why}};
 }
 
-inline progress linux_provider::merge(space_id space, page_number first, page_count pages,
-                                      frame_id frame) noexcept {
+inline progress linux_provider::merge_run(space_id space, page_number first, page_count pages,
+                                          frame_id frame) noexcept {
     KSM_ASSERT(machine_.frames.contains(frame + page_count{pages.value() - 1}),
                "frames of this provider");
-    machine_.budget.refresh(machine_.mappings());
-    if (status const s = machine_.writers.enter(); s != status::ok) {
-        return {page_count{0}, s};
-    }
-    detail::os::exclusion::guard const guard{&machine_.writers};
     progress all;
     while (all.done < pages && all.why == status::ok) {
         frame_id const f = frame + all.done;
@@ -447,6 +403,51 @@ inline progress linux_provider::merge(space_id space, page_number first, page_co
         all.why = one.why;
     }
     return all;
+}
+
+inline progress linux_provider::merge(space_id space, page_number first, page_count pages,
+                                      frame_id frame) noexcept {
+    machine_.budget.refresh(machine_.mappings());
+    if (status const s = machine_.writers.enter(); s != status::ok) {
+        return {page_count{0}, s};
+    }
+    detail::os::exclusion::guard const guard{&machine_.writers};
+    return merge_run(space, first, pages, frame);
+}
+
+inline void linux_provider::merge_batch(space_id space, std::span<merge_request> runs) noexcept {
+    machine_.budget.refresh(machine_.mappings());
+    status const s = machine_.writers.enter();
+    for (merge_request& r : runs) {
+        r.result = {page_count{0}, s};
+    }
+    if (s != status::ok) {
+        return;
+    }
+    detail::os::exclusion::guard const guard{&machine_.writers};
+    while (!runs.empty()) {
+        std::span const some = runs.first(std::min(runs.size(), detail::os::batch::most));
+        if (machine_.empties_pages()) {
+            detail::os::batch together{machine_};
+            for (merge_request& r : some) {
+                // Whether and why not, the attempt below tells.
+                static_cast<void>(
+                    to_merge(space, r.first, r.pages.value(), [&](detail::os::place const& p) {
+                        together.add(r, p);
+                        return progress{};
+                    }));
+            }
+            together.merge();
+        }
+        for (merge_request& r : some) {
+            if (r.result.why == status::ok && r.result.done < r.pages) {
+                progress const rest = merge_run(space, r.first + r.result.done,
+                                                r.pages - r.result.done, r.frame + r.result.done);
+                r.result = {r.result.done + rest.done, rest.why};
+            }
+        }
+        runs = runs.subspan(some.size());
+    }
 }
 
 inline progress linux_provider::merge_zero(space_id space, page_set pages) noexcept {
@@ -475,7 +476,7 @@ inline progress linux_provider::unmerge(space_id space, page_number first, page_
     detail::os::exclusion::guard const guard{exclusive ? &machine_.writers : nullptr};
     progress all;
     while (all.done < pages && all.why == status::ok) {
-        std::size_t const free = pins_.unpinned(first + all.done, (pages - all.done).value());
+        std::size_t const free = land_.pins.unpinned(first + all.done, (pages - all.done).value());
         if (free == 0) { // private since it was pinned
             all.done += page_count{1};
             continue;
@@ -483,16 +484,16 @@ inline progress linux_provider::unmerge(space_id space, page_number first, page_
         detail::os::place const p = next_place(space, first + all.done, free);
         progress const one =
             p.pages == 0 ? progress{page_count{0}, status::gone}
-                         : detail::os::unmerge_pages(machine_, mirrors_, p, wanted, exclusive);
+                         : detail::os::unmerge_pages(machine_, land_.mirrors, p, wanted, exclusive);
         all.done += one.done;
         all.why = one.why;
     }
-    mirrors_.rest();
+    land_.mirrors.rest();
     return all;
 }
 
 static_assert(check_page_provider<linux_provider>());
-static_assert(has_zero_merging<linux_provider>);
+static_assert(has_zero_merging<linux_provider> && has_batched_merging<linux_provider>);
 
 KSM_NAMESPACE_END
 

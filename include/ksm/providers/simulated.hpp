@@ -35,6 +35,7 @@ struct simulated_options {
     /// Each longest run of pages that map consecutive stable frames costs two mappings.
     std::size_t mapping_limit = std::numeric_limits<std::size_t>::max();
     std::uint64_t seed = 0; ///< Chooses the number of the first frame: rely on none.
+    bool batches = false;   ///< Short runs are asked for in batches.
 };
 
 /// Simulated memory with several address spaces. Satisfies `page_provider` and merges zero pages.
@@ -121,6 +122,13 @@ class simulated_provider {
                                                                          : status::changed;
             });
         });
+    }
+
+    [[nodiscard]] bool prefers_batches() const noexcept { return options_.batches; }
+    void merge_batch(space_id space, std::span<merge_request> runs) noexcept {
+        for (merge_request& r : runs) {
+            r.result = merge(space, r.first, r.pages, r.frame);
+        }
     }
 
     progress merge_zero(space_id space, page_set pages) noexcept {
@@ -336,17 +344,6 @@ class simulated_provider {
     using page_entry = detail::simulated_page;
     using address_space = detail::simulated_space;
 
-    struct waiting_store {
-        std::size_t offset;
-        std::vector<std::byte> data;
-    };
-    /// The page from which writers are excluded now.
-    struct window {
-        space_id space;
-        page_number page;
-        std::vector<waiting_store> waiting;
-    };
-
     void visit(seam s, space_id space, page_number page) noexcept {
         if (on_seam && !in_hook_) {
             in_hook_ = true;
@@ -384,7 +381,7 @@ class simulated_provider {
     status replace_protected(detail::seam_steps const& step, space_id space, page_number page,
                              frame_store::number target, Prepare prepare) noexcept {
         auto const protected_frame = tables_.find(space, page)->frame;
-        window_.emplace(window{space, page, {}});
+        window_.emplace(detail::simulated_window{space, page, {}});
         visit(step.protect, space, page);
         auto why = obstacle(space, page, protected_frame);
         if (why == status::ok) {
@@ -484,13 +481,14 @@ class simulated_provider {
 
     simulated_options options_;
     detail::simulated_page_tables tables_;
-    std::optional<window> window_;
+    std::optional<detail::simulated_window> window_; ///< Open now.
     bool in_hook_ = false;
     std::vector<std::byte> views_;
     std::size_t next_view_ = 0;
 };
 
-static_assert(check_page_provider<simulated_provider>() && has_zero_merging<simulated_provider>);
+static_assert(check_page_provider<simulated_provider>() && has_zero_merging<simulated_provider> &&
+              has_batched_merging<simulated_provider>);
 
 KSM_NAMESPACE_END
 

@@ -134,6 +134,21 @@ class tracing_provider {
         return made;
     }
 
+    /// Noted run by run, as calls of `merge`.
+    void merge_batch(space_id space, std::span<merge_request> runs) noexcept
+        requires has_batched_merging<Base>
+    {
+        base_.merge_batch(space, runs);
+        for (merge_request const& r : runs) {
+            note(operation::merge, space, r.first, r.pages, r.frame, r.result.done, r.result.why);
+        }
+    }
+    [[nodiscard]] bool prefers_batches() const noexcept
+        requires has_batched_merging<Base>
+    {
+        return base_.prefers_batches();
+    }
+
     progress merge_zero(space_id space, page_set pages) noexcept
         requires has_zero_merging<Base>
     {

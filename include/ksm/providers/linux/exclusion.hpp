@@ -97,6 +97,8 @@ class exclusion {
             return status::busy;
         }
         in_force_ = v.strategy;
+        deserted_ = in_force_ == write_exclusion::quiescent &&
+                    (options_.no_readers || (!options_.quiescent && !hooks()));
         return status::ok;
     }
     void leave() noexcept {
@@ -104,6 +106,13 @@ class exclusion {
             frozen_ = false;
             options_.thaw(options_.freeze_context);
         }
+    }
+
+    /// Nobody reads regions either during the latest call.
+    [[nodiscard]] bool deserted() const noexcept { return deserted_; }
+    /// The application's threads were stopped for the latest call.
+    [[nodiscard]] bool stops_threads() const noexcept {
+        return in_force_ == write_exclusion::quiescent && !options_.quiescent && hooks();
     }
 
     /// The end of what `enter` began; null: nothing.
@@ -225,6 +234,7 @@ class exclusion {
     bool can_move_ = false;
     bool can_protect_ = false;
     bool frozen_ = false;
+    bool deserted_ = false;
     bool strict_commit_ = false;
 };
 

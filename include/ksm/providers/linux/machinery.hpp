@@ -160,6 +160,11 @@ struct machinery {
     /// Whether process_madvise gives several pieces of memory back. Constant: nothing of ours may
     /// be written inside of a window.
     bool const discards_at_once = can_discard_at_once(page);
+    /// Short runs may be merged in batches, whose pages are empty for a moment.
+    [[nodiscard]] bool empties_pages() const noexcept {
+        return discards_at_once && writers.deserted();
+    }
+
     page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 

@@ -50,6 +50,11 @@ struct linux_options {
     /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
     /// provider or of an engine that uses it.
     bool quiescent = false;
+    /// Promise: nobody reads a region either (nor I/O from one, nor another process) where `freeze`
+    /// or the promise `quiescent` keeps writers out. Many short runs are merged in one window then,
+    /// and their pages show zeros for a moment. True by itself where a process with one thread
+    /// needs no promise.
+    bool no_readers = false;
     /// Promise: no region is unmapped, remapped or protected, not even by mistake. Then regions are
     /// read in place and not checked before they are changed.
     bool stable_mappings = false;

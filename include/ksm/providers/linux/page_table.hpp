@@ -62,7 +62,9 @@ class page_table {
     }
 
     /// Makes room for `set` with the same arguments, so that it cannot fail. False: no memory.
-    [[nodiscard]] bool prepare(page_number first, std::size_t pages, page_entry entry) noexcept {
+    /// \param due  Pages before this one were prepared, too, and are yet to be set.
+    [[nodiscard]] bool prepare(page_number first, std::size_t pages, page_entry entry,
+                               page_number due = {}) noexcept {
         for (std::size_t i = 0; i < pages;) {
             std::uint64_t const page = first.value() + i;
             std::size_t const n = std::min(pages - i, row_pages - page % row_pages);
@@ -70,7 +72,9 @@ class page_table {
                 return false;
             }
             entry_row& row = find(page / row_pages)->row;
-            row.renew();
+            if (page / row_pages * row_pages >= due.value()) {
+                row.renew();
+            }
             if (!row.accept(entry.advanced(i), memory_) ||
                 !row.accept(entry.advanced(i + n - 1), memory_)) {
                 return false;

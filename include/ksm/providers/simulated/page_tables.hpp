@@ -12,6 +12,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <ksm/page_provider.hpp>
 #include <ksm/providers/simulated/frames.hpp>
@@ -278,6 +279,17 @@ class simulated_page_tables {
     std::uint32_t next_space_ = 0;
     std::size_t mappings_ = 0;
     bool change_tracking_;
+};
+
+/// A page from which writers are excluded, and the stores that wait.
+struct simulated_window {
+    struct store {
+        std::size_t offset;
+        std::vector<std::byte> data;
+    };
+    space_id space;
+    page_number page;
+    std::vector<store> waiting;
 };
 
 } // namespace detail
