@@ -643,7 +643,7 @@ TEST_CASE("Equal images merge by one promotion and one merge") {
     CHECK(w.s.statistics().pages_sharing == 64);
 }
 
-TEST_CASE("A further image joins the frames of the others in two merges") {
+TEST_CASE("A further image whose first and last pages match joins the frames in one merge") {
     merged_images w;
     auto const third = w.m.memory.create_space();
     w.m.add_pages(third, 64);
@@ -651,9 +651,39 @@ TEST_CASE("A further image joins the frames of the others in two merges") {
     w.s.passes(1);
     w.traced.calls.clear();
     w.s.passes(1);
-    // The first call tries sixteen pages, the second one the rest.
-    CHECK(std::ranges::count(w.traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 2);
+    CHECK(std::ranges::count(w.traced.calls, ksm::operation::merge, &ksm::traced_call::what) == 1);
     CHECK(w.s.statistics().pages_sharing == 128);
+}
+
+TEST_CASE("A run whose last page differs is merged in calls that grow") {
+    merged_images w;
+    auto const third = w.m.memory.create_space();
+    w.m.add_pages(third, 64);
+    w.m.write(third, 63, 1000);
+    REQUIRE(w.s.scanner.enter(third) == ksm::status::ok);
+    w.s.passes(1);
+    w.traced.calls.clear();
+    w.s.passes(1);
+    std::vector<std::size_t> asked;
+    for (ksm::traced_call const& c : w.traced.calls) {
+        if (c.what == ksm::operation::merge) {
+            asked.push_back(c.pages.value());
+        }
+    }
+    CHECK(asked == std::vector<std::size_t>{16, 48});
+    CHECK(w.s.statistics().pages_sharing == 127);
+}
+
+TEST_CASE("Runs end where page numbers are multiples of a page table's") {
+    machine m(1100);
+    auto const copy = m.memory.create_space();
+    m.add_pages(copy, 1100);
+    ksm::tracing_provider traced(m.memory);
+    scanning<ksm::standard_policy, decltype(traced)> s(traced, m.space);
+    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
+    s.passes(2);
+    CHECK(s.statistics().pages_sharing == 1100);
+    CHECK(s.statistics().longest_run == 512);
 }
 
 TEST_CASE("A wrong prediction costs a comparison and no data") {

@@ -22,9 +22,10 @@ namespace detail {
 template <class Provider, class Policy>
 class merger {
   public:
-    /// The most pages that one provider call is asked to merge. Longer runs gain nothing and
-    /// lengthen the time that a writer may have to wait (performance.md).
-    static constexpr std::size_t longest_run = 128;
+    /// The most pages that one provider call is asked to merge. Runs end where page numbers are
+    /// multiples of it: the pages of one page table of x86-64, which a kernel that replaces them
+    /// all need not empty entry by entry. How many a window takes is the provider's decision.
+    static constexpr std::size_t longest_run = 512;
 
     merger(page_index<Provider>& index, tunables const& t) noexcept
         : index_(index), contents_(index), outcomes_(index), queue_(index, outcomes_),
@@ -36,7 +37,8 @@ class merger {
     [[nodiscard]] std::size_t visit(rmap_item& a, std::size_t budget, bool certain) noexcept {
         certain_ = certain;
         outcomes_.take(a);
-        std::size_t const visited = settle(a, std::min(budget, longest_run));
+        std::size_t const to_boundary = longest_run - page_of(a).value() % longest_run;
+        std::size_t const visited = settle(a, std::min(budget, to_boundary));
         index_.counters.pages_scanned += visited;
         return visited;
     }
@@ -251,23 +253,29 @@ class merger {
         return n;
     }
 
-    /// Merges the page of `a` and, while they `join` and await a visit, the pages behind it.
-    /// `equals(i)` decides whether a call takes the first of them along: a wrong guess costs a
-    /// write window for all of them, never data, because the provider compares.
+    /// Merges the page of `a` and, while they `join` and await a visit, the pages behind it. The
+    /// first and the last of them tell, by `equals(i)`, whether a call takes all along: a wrong
+    /// guess costs a write window for all of them, never data, because the provider compares.
     template <class Joins, class Equals>
     std::size_t merge_run(rmap_item& a, frame_id frame, std::size_t most, Joins&& joins,
                           Equals&& equals) noexcept {
         space& s = space_of(a);
         page_number const first = page_of(a);
-        std::size_t batch = most > 1 && joins(1) && equals(1) ? 16 : 1;
+        std::size_t guess = 16;
         std::size_t done = 0;
-        for (;;) {
+        for (;; guess *= 4) {
             std::size_t n = done == 0 ? 1 : 0;
-            while (n < batch && done + n < most && joins(done + n) && (n != 0 || equals(done))) {
+            while (done + n < most && joins(done + n)) {
                 ++n;
             }
-            if (n == 0) {
+            if (done != 0 && (n == 0 || !equals(done))) {
                 return done;
+            }
+            bool const single = done == 0 && (n == 1 || !equals(1));
+            if (single) {
+                n = 1;
+            } else if (n > guess && !equals(done + n - 1)) {
+                n = guess;
             }
             progress const p = index_.provider.merge(s.id, first + page_count{done}, page_count{n},
                                                      frame + page_count{done});
@@ -278,7 +286,7 @@ class merger {
                 index_.detach(item);
                 index_.hang(item, *index_.node_of(frame + page_count{done}));
             }
-            if (p.why == status::changed || batch == 1) {
+            if (p.why == status::changed || single) {
                 if (done == 0 && p.why != status::changed) {
                     outcomes_.give_up(a, p.why);
                     return 1;
@@ -291,7 +299,6 @@ class merger {
                 outcomes_.give_up(item, p.why);
                 return done + 1;
             }
-            batch = longest_run;
         }
     }
 

@@ -147,9 +147,9 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
     }
     /// `step` with the next place whose pages may be changed.
     template <class Step>
-    [[nodiscard]] progress to_merge(space_id s, page_number first, std::size_t pages,
-                                    Step&& step) noexcept {
-        return knows(s) ? land_.to_merge(first, pages, step)
+    [[nodiscard]] progress to_merge(space_id s, page_number first, std::size_t pages, Step&& step,
+                                    std::size_t window = detail::os::window_pages) noexcept {
+        return knows(s) ? land_.to_merge(first, pages, window, step)
                         : progress{page_count{0}, status::gone};
     }
     /// `merge` in a call that has been entered.
@@ -395,10 +395,10 @@ inline progress linux_provider::merge_run(space_id space, page_number first, pag
         frame_id const f = frame + all.done;
         std::size_t const most =
             std::min((pages - all.done).value(), machine_.frames.to_arena_end(f));
-        progress const one =
-            to_merge(space, first + all.done, most, [&](detail::os::place const& p) {
-                return detail::os::merge_pages(machine_, p, f);
-            });
+        progress const one = to_merge(
+            space, first + all.done, most,
+            [&](detail::os::place const& p) { return detail::os::merge_pages(machine_, p, f); },
+            machine_.longest_merge(first + all.done));
         all.done += one.done;
         all.why = one.why;
     }

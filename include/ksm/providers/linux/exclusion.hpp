@@ -97,8 +97,7 @@ class exclusion {
             return status::busy;
         }
         in_force_ = v.strategy;
-        deserted_ = in_force_ == write_exclusion::quiescent &&
-                    (options_.no_readers || (!options_.quiescent && !hooks()));
+        deserted_ = nobody_waits() && (options_.no_readers || (!options_.quiescent && !hooks()));
         return status::ok;
     }
     void leave() noexcept {
@@ -108,11 +107,15 @@ class exclusion {
         }
     }
 
+    /// Nobody can meet a window of the latest call, however long it is.
+    [[nodiscard]] bool nobody_waits() const noexcept {
+        return in_force_ == write_exclusion::quiescent;
+    }
     /// Nobody reads regions either during the latest call.
     [[nodiscard]] bool deserted() const noexcept { return deserted_; }
     /// The application's threads were stopped for the latest call.
     [[nodiscard]] bool stops_threads() const noexcept {
-        return in_force_ == write_exclusion::quiescent && !options_.quiescent && hooks();
+        return nobody_waits() && !options_.quiescent && hooks();
     }
 
     /// The end of what `enter` began; null: nothing.

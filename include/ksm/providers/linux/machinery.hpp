@@ -44,11 +44,11 @@ struct machinery {
     [[nodiscard]] page_number page_of(void const* at) const noexcept {
         return page_number{reinterpret_cast<std::uintptr_t>(at) >> page_shift};
     }
-    /// From `first` on: pages of the region with one kind of mapping, at most a window and at most
-    /// `pages`. \requires The region holds the first.
+    /// From `first` on: pages of the region with one kind of mapping, at most `pages`.
+    /// \requires The region holds the first.
     [[nodiscard]] place place_in(region const& r, page_number first,
                                  std::size_t pages) const noexcept {
-        std::size_t const most = std::min({pages, window_pages, (r.pages.end() - first).value()});
+        std::size_t const most = std::min(pages, (r.pages.end() - first).value());
         auto const kind = [&](std::size_t i) {
             page_entry const e = table.at(first + page_count{i});
             return e.maps_file()                    ? backing::merged
@@ -66,6 +66,12 @@ struct machinery {
         p.mirror = r.mirror;
         p.anonymous = kind(0) != backing::merged;
         return p;
+    }
+    /// Pages from `first` on that one window may map to frames. The kernel frees the page table of
+    /// a block that is replaced whole, which is the cheaper the dearer changes of one are.
+    [[nodiscard]] std::size_t longest_merge(page_number first) const noexcept {
+        constexpr std::size_t block = page_table::block_pages;
+        return writers.nobody_waits() ? block - first.value() % block : window_pages;
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {

@@ -91,7 +91,9 @@ struct replacement {
 
 /// Maps the pages before the first difference to the frames. \requires The frames are of one arena.
 [[nodiscard]] inline progress merge_pages(machinery& m, place p, frame_id frame) noexcept {
-    p.pages = std::min(p.pages, m.writers.size().compared());
+    if (!m.writers.nobody_waits()) {
+        p.pages = std::min(p.pages, m.writers.size().compared());
+    }
     auto const entry = page_entry::merged(frame);
     if (!m.table.prepare(p.first, p.pages, entry)) {
         return {page_count{0}, status::out_of_memory};

@@ -28,12 +28,14 @@ struct territory {
 
     /// From `first` on: pages of one region with one kind of mapping, at most a window and at most
     /// `pages`; none if `first` is in no region.
-    [[nodiscard]] place next_place(page_number first, std::size_t pages) noexcept {
+    /// \param window  Pages that a window takes where they are read in place.
+    [[nodiscard]] place next_place(page_number first, std::size_t pages,
+                                   std::size_t window = window_pages) noexcept {
         region const* const r = regions.find(first);
         if (r == nullptr || pages == 0) {
             return {first};
         }
-        place p = m.place_in(*r, first, pages);
+        place p = m.place_in(*r, first, std::min(pages, r->in_place ? window : window_pages));
         if (stable_mappings || m.marker.in_child()) {
             return p;
         }
@@ -47,12 +49,13 @@ struct territory {
 
     /// `step` with the next place whose pages are not pinned.
     template <class Step>
-    [[nodiscard]] progress to_merge(page_number first, std::size_t pages, Step&& step) noexcept {
+    [[nodiscard]] progress to_merge(page_number first, std::size_t pages, std::size_t window,
+                                    Step&& step) noexcept {
         std::size_t const free = pins.unpinned(first, pages);
         if (free == 0) {
             return {page_count{0}, status::busy};
         }
-        place const p = next_place(first, free);
+        place const p = next_place(first, free, window);
         return p.pages == 0 ? progress{page_count{0}, status::gone} : step(p);
     }
 
