@@ -14,6 +14,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/providers/linux/fork_gate.hpp>
+#include <ksm/providers/linux/moved_content.hpp>
 #include <ksm/providers/linux/piece_list.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/providers/linux/scratch_memory.hpp>
@@ -52,12 +53,15 @@ class page_mover {
         if (at == nullptr) {
             return {"mmap", ENOMEM};
         }
-        std::memset(at, 1, page);
-        place p{page_number{}, at, 1};
+        constexpr std::size_t pages = moved_content::trial_pages;
+        std::memset(at, 1, pages * page);
+        place p{page_number{}, at, pages};
         p.anonymous = true;
-        window_refusal const r = open(p, piece_list::run(1));
-        bool const moved = r.why == status::ok && content()[page - 1] == std::byte{1};
+        window_refusal const r = open(p, piece_list::run(pages));
+        bool moved = r.why == status::ok && pages_ == pages;
         if (r.why == status::ok) {
+            moved_.calibrate(slot(0), page);
+            moved = moved && content()[pages * page - 1] == std::byte{1};
             close(p, 0);
         }
         return moved && at[0] == std::byte{1} ? os_error{}
@@ -81,7 +85,7 @@ class page_mover {
         return r;
     }
     /// They lie side by side.
-    [[nodiscard]] std::byte const* content() noexcept { return slot(0); }
+    [[nodiscard]] std::byte const* content() noexcept { return content_; }
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     /// Why there are not more.
     [[nodiscard]] status why_short() const noexcept { return why_short_; }
@@ -101,13 +105,10 @@ class page_mover {
         finish(p, empty ? 0 : replaced);
     }
 
-    /// Gives back what is left in the scratch memory.
+    /// Gives memory back that is only of use from window to window.
     void rest() noexcept {
-        std::size_t const bytes = taken_ * page_;
-        if (taken_ != 0 && (advise(scratch_.get(page_), bytes, MADV_DONTNEED) == 0 ||
-                            advise(scratch_.get(page_), bytes, madv_dontneed_locked) == 0)) {
-            taken_ = 0;
-        }
+        empty_scratch();
+        moved_.rest();
     }
 
   private:
@@ -126,6 +127,15 @@ class page_mover {
         long nanoseconds_ = 1000;
     };
 
+    /// Gives back what is left in the scratch memory.
+    void empty_scratch() noexcept {
+        std::size_t const bytes = taken_ * page_;
+        if (taken_ != 0 && (advise(scratch_.get(page_), bytes, MADV_DONTNEED) == 0 ||
+                            advise(scratch_.get(page_), bytes, madv_dontneed_locked) == 0)) {
+            taken_ = 0;
+        }
+    }
+
     /// Where page `i` of the window goes.
     [[nodiscard]] std::byte* slot(std::size_t i) noexcept {
         return scratch_.get(page_) + (taken_ + i) * page_;
@@ -134,7 +144,7 @@ class page_mover {
     [[nodiscard]] window_refusal try_open(place const& p) noexcept {
         std::size_t const bytes = p.pages * page_;
         if (taken_ + wanted_.pages() > window_pages) {
-            rest();
+            empty_scratch();
             if (taken_ != 0) { // what lies there could come back into the wrong place
                 return {status::busy, ENOMEM};
             }
@@ -171,6 +181,7 @@ class page_mover {
             finish(p, 0);
             return r;
         }
+        content_ = moved_.of(slot(0), pages_, page_);
         return {};
     }
 
@@ -285,6 +296,8 @@ class page_mover {
 
     userfault const& faults_;
     scratch_memory scratch_;
+    moved_content moved_;
+    std::byte const* content_ = nullptr; ///< Of the pages that are away.
     piece_list wanted_;
     std::size_t page_ = 0;
     std::size_t pages_ = 0; ///< That are away.
