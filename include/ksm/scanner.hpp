@@ -34,8 +34,8 @@ class inspector;
 struct [[nodiscard]] scan_result {
     page_count visited;         ///< Candidate pages that were looked at.
     bool pass_complete = false; ///< The call has ended a pass.
-    /// Not `ok`: merging has stopped for want of frames, mappings or memory. The pass has ended,
-    /// and what it had not visited is put off to the next one.
+    /// Not `ok`: what some pages of this pass could not have, the first time that it was short:
+    /// frames, mappings or memory. They are visited again in the next pass.
     status why = status::ok;
 };
 
@@ -60,7 +60,8 @@ class scanner {
         : index_(provider, memory, !Policy::content_order, seed), merger_(index_, tunables_),
           surveyor_(index_, merger_, tunables_) {}
 
-    /// Forgets everything. Merged pages stay merged: their frames are not released.
+    /// Forgets everything. Merged pages stay merged: their frames are not released. A later scanner
+    /// of the provider adopts those that pages still map; call `unmerge_all` first to leave none.
     ~scanner() = default;
     scanner(scanner const&) = delete;
     scanner& operator=(scanner const&) = delete;
@@ -106,19 +107,17 @@ class scanner {
         }
         std::size_t visited = 0;
         detail::rmap_item* next = next_item();
-        while (next != nullptr && visited < budget.value() && merger_.halt() == status::ok &&
-               !stop()) {
+        while (next != nullptr && visited < budget.value() && !stop()) {
             visited += merger_.visit(*next, budget.value() - visited, false);
             next = next_item();
         }
         merger_.finish();
-        status const why = merger_.halt();
-        bool const complete = next == nullptr || why != status::ok;
+        bool const complete = next == nullptr;
         if (complete) {
             in_pass_ = false;
-            index_.counters.full_scans += why == status::ok && has_spaces() ? 1U : 0U;
+            index_.counters.full_scans += has_spaces() ? 1U : 0U;
         }
-        return {page_count{visited}, complete, why};
+        return {page_count{visited}, complete, merger_.lack().first};
     }
 
     /// Scans to the end of the current pass.
@@ -134,22 +133,21 @@ class scanner {
         if (s == nullptr) {
             return {page_count{}, false, status::gone};
         }
-        status const halted_pass = std::exchange(merger_.halt(), status::ok);
+        detail::shortage const of_the_pass = std::exchange(merger_.lack(), {});
         surveyor_.survey(*s, never, [](page_run const&) {});
         std::size_t visited = 0;
         for_each_due(*s, range, [](detail::rmap_chunk& c, std::uint64_t mask) {
             c.due |= c.pending & mask;
             c.pending &= ~mask;
-            return true;
         });
         for_each_due(*s, range, [&](detail::rmap_chunk& c, std::uint64_t mask) {
-            while ((c.due & mask) != 0 && merger_.halt() == status::ok) {
-                visited += merger_.visit(first_of(c, mask), max_visit, true);
+            while ((c.due & mask) != 0) {
+                detail::rmap_item& item = first_of(c, mask);
+                visited += merger_.visit(item, (range.end() - detail::page_of(item)).value(), true);
             }
-            return merger_.halt() == status::ok;
         });
         merger_.finish();
-        return {page_count{visited}, false, std::exchange(merger_.halt(), halted_pass)};
+        return {page_count{visited}, false, std::exchange(merger_.lack(), of_the_pass).first};
     }
 
     /// Gives every page of the range a private copy (S1, S11). They are candidates again in later
@@ -170,11 +168,7 @@ class scanner {
             if (p.why != status::ok) {
                 return p.why;
             }
-            index_.drop_range(s, page_number{}, everything.end());
-            for (auto c = s.active.begin(); c != s.active.end();) {
-                index_.free_if_empty(*c++);
-            }
-            s.known = false;
+            forget_pages(s);
         }
         index_.counters.full_scans = 0;
         return status::ok;
@@ -244,7 +238,6 @@ class scanner {
   private:
     friend class detail::inspector<scanner>;
 
-    static constexpr std::size_t max_visit = detail::merger<Provider, Policy>::longest_run;
     static constexpr page_range everything{page_number{},
                                            page_count{std::numeric_limits<std::size_t>::max()}};
 
@@ -256,7 +249,7 @@ class scanner {
     template <class Stop>
     [[nodiscard]] bool begin_pass(Stop&& stop) noexcept {
         space_ = index_.spaces.end();
-        merger_.halt() = status::ok;
+        merger_.lack() = {};
         if constexpr (Policy::drops_unstable_tree) {
             for (detail::partition* const p : index_.partitions) {
                 p->unstable.clear(
@@ -311,8 +304,7 @@ class scanner {
         return c.slots[static_cast<std::size_t>(std::countr_zero(c.due & mask))];
     }
 
-    /// Calls `act(chunk, mask of the range)` for the chunks in the range with pages due, until
-    /// it answers false.
+    /// Calls `act(chunk, mask of the range)` for the chunks in the range with pages due.
     template <class Act>
     void for_each_due(detail::space& s, page_range range, Act&& act) noexcept {
         constexpr std::uint64_t size = detail::rmap_chunk::size;
@@ -326,8 +318,8 @@ class scanner {
             if (range.end().value() - base < size) {
                 mask &= ~(~std::uint64_t{0} << (range.end().value() - base));
             }
-            if (((c->due | c->pending) & mask) != 0 && !act(*c, mask)) {
-                return;
+            if (((c->due | c->pending) & mask) != 0) {
+                act(*c, mask);
             }
         }
     }
@@ -344,6 +336,15 @@ class scanner {
         return it == spaces.end() ? nullptr : &*it;
     }
     [[nodiscard]] detail::space* find(space_id id) noexcept { return find_in(index_.spaces, id); }
+
+    /// The next survey lists them anew. \requires No pass is open.
+    void forget_pages(detail::space& s) noexcept {
+        index_.drop_range(s, page_number{}, everything.end());
+        for (auto c = s.active.begin(); c != s.active.end();) {
+            index_.free_if_empty(*c++);
+        }
+        s.known = false;
+    }
 
     void forget(detail::space& s) noexcept {
         if (in_pass_ && space_ != index_.spaces.end() && &*space_ == &s) {
@@ -447,14 +448,16 @@ class scanner {
         return tunable_error::none;
     }
 
-    // Pages change their partition when they are surveyed next, all of them.
+    // Pages change their partition when they are surveyed next, all of them. Until then none may
+    // wait for a partner in the old one.
     tunable_error set_merge_across_nodes(bool value) noexcept {
         if (index_.counters.pages_shared != 0) {
             return tunable_error::busy;
         }
         tunables_.merge_across_nodes = value;
+        in_pass_ = false;
         for (detail::space& s : index_.spaces) {
-            s.known = false;
+            forget_pages(s);
         }
         return tunable_error::none;
     }

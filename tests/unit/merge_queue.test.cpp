@@ -110,7 +110,7 @@ TEST_CASE("Waiting pages merge when a call ends, however few there are") {
     CHECK(m.sharing() == 31);
 }
 
-TEST_CASE("Merging stops for the pass when mappings run out in a batch") {
+TEST_CASE("A pass says when mappings ran out in a batch") {
     scattered m(64);
     m.memory.set_mapping_limit(20);
     scanning<> s(m.memory, m.space);

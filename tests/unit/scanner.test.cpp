@@ -948,7 +948,83 @@ TEST_CASE("A page that waits for a partner finds one in a frame that is adopted"
     CHECK(m.share(other, 0, m.space, 1));
 }
 
-TEST_CASE("Merging stops for the pass when mappings or frames run out, and goes on later") {
+TEST_CASE("What a call merges obeys merge_across_nodes as soon as that is set") {
+    machine m(4);
+    for (std::uint64_t p = 0; p < 4; ++p) {
+        m.write(p, 7);
+    }
+    REQUIRE(m.memory.set_node(m.space, range(2, 2), 1));
+    bool const amid_a_pass = GENERATE(false, true);
+    scanning<> s(m.memory, m.space);
+    if (amid_a_pass) {
+        s.passes(1);
+        REQUIRE_FALSE(s.scanner.scan(pages(1)).pass_complete);
+    } else {
+        REQUIRE(s.scanner.merge_now(m.space, range(3, 1)).visited == pages(1));
+    }
+    REQUIRE(s.scanner.tune("merge_across_nodes", 0) == ksm::tunable_error::none);
+    for (int n = 0; n < 3; ++n) {
+        static_cast<void>(s.scanner.merge_now(m.space, range(0, 2)));
+        s.passes(1);
+        CHECK_FALSE(m.share(0, 2));
+        CHECK_FALSE(m.share(0, 3));
+    }
+    CHECK(m.share(0, 1));
+    CHECK(m.share(2, 3));
+}
+
+TEST_CASE("What runs short for one page is not short for all") {
+    machine m(8);
+    m.write(1, 1); // as page 0
+    m.write(4, 0);
+    m.write(7, 6 + 1);
+    scanning<> s(m.memory, m.space);
+    REQUIRE(s.scanner.tune("use_zero_pages", 1) == ksm::tunable_error::none);
+    s.passes(1);
+    m.memory.set_mapping_limit(0);
+    CHECK(s.scanner.scan_pass().why == ksm::status::out_of_mappings);
+    CHECK(m.memory.is_zero(m.space, at(4)));
+    CHECK(s.statistics().full_scans == 2);
+    s.check_books();
+}
+
+TEST_CASE(
+    "Pages join frames where there are no frames to be had, and each pair is asked for once") {
+    machine m(40);
+    m.write(39, 38 + 1);
+    scanning<> first(m.memory, m.space);
+    first.passes(2);
+    REQUIRE(m.share(38, 39));
+    for (std::uint64_t p = 0; p < 20; ++p) {
+        m.write(p, p / 2 + 100);
+    }
+    m.write(30, 38 + 1);
+    m.memory.set_frame_limit(m.memory.frames_in_use());
+    ksm::tracing_provider traced(m.memory);
+    scanning<ksm::standard_policy, decltype(traced)> s(traced, m.space);
+    static_cast<void>(s.scanner.scan_pass());
+    traced.calls.clear();
+    auto const r = s.scanner.scan_pass();
+    CHECK(r.why == ksm::status::out_of_frames);
+    CHECK(m.share(30, 38));
+    CHECK(std::ranges::count(traced.calls, ksm::operation::promote, &ksm::traced_call::what) == 1);
+    s.check_books();
+}
+
+TEST_CASE("merge_now visits no page outside its range") {
+    machine m(64, {.page_size = 64, .change_tracking = false});
+    auto const copy = m.memory.create_space();
+    m.add_pages(copy, 64);
+    scanning<> s(m.memory, m.space);
+    REQUIRE(s.scanner.enter(copy) == ksm::status::ok);
+    s.passes(1);
+    REQUIRE(s.scanner.scan(pages(64)).visited == pages(64));
+    CHECK(s.scanner.merge_now(copy, range(32, 1)).visited == pages(1));
+    CHECK(m.memory.is_stable(copy, at(32)));
+    CHECK_FALSE(m.memory.is_stable(copy, at(33)));
+}
+
+TEST_CASE("A pass says when mappings or frames ran out, and the next one tries again") {
     machine m(8);
     for (std::uint64_t p = 0; p < 8; ++p) {
         m.write(p, p / 2 + 1);

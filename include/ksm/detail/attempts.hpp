@@ -11,17 +11,29 @@
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
+/// What some pages of a pass could not have.
+struct shortage {
+    status first = status::ok; ///< `ok`: nothing was short.
+    /// The next promotion would fail as the last one did. Mappings and memory are different: one
+    /// run needs less than another.
+    bool of_frames = false;
+};
+
 template <class Provider>
 class attempts {
   public:
     explicit attempts(page_index<Provider>& index) noexcept : index_(index) {}
 
-    /// Why merging has stopped for this pass; `ok` while it goes on.
-    status halt = status::ok;
+    detail::shortage lack;
 
-    [[nodiscard]] static constexpr bool stops_merging(status s) noexcept {
+    [[nodiscard]] static constexpr bool is_shortage(status s) noexcept {
         return s == status::out_of_frames || s == status::out_of_mappings ||
                s == status::out_of_memory;
+    }
+    void note_shortage(status s) noexcept {
+        if (is_shortage(s) && lack.first == status::ok) {
+            lack.first = s;
+        }
     }
 
     /// The page is being visited.
@@ -30,10 +42,8 @@ class attempts {
     /// A page was not merged for a reason of its own; `ok`: it was not its turn.
     void give_up(rmap_item& a, status why) noexcept {
         index_.detach(a);
-        if (stops_merging(why)) {
-            halt = why;
-            index_.revisit(a);
-        } else if (why == status::gone) {
+        note_shortage(why);
+        if (why == status::gone) {
             index_.drop(a);
         } else if (why != status::refused) {
             index_.revisit(a);

@@ -26,7 +26,7 @@ class merge_queue {
     merge_queue(page_index<Provider>& index, attempts<Provider>& outcomes) noexcept
         : index_(index), outcomes_(outcomes) {}
 
-    /// \requires The pages are being visited, loose, and equal to the frames, which have nodes.
+    /// \requires The pages equal the frames, which have nodes.
     void add(space& s, page_number first, std::size_t pages, frame_id frame) noexcept {
         if (size_ != 0 && owner_ != &s) {
             flush();
@@ -35,8 +35,10 @@ class merge_queue {
         runs_[size_++] = {first, page_count{pages}, frame, {}};
         pages_ += pages;
         for (std::size_t i = 0; i < pages; ++i) {
-            index_.hang(*index_.find(s, first + page_count{i}),
-                        *index_.node_of(frame + page_count{i}));
+            rmap_item& item = *index_.find(s, first + page_count{i});
+            outcomes_.take(item);
+            index_.detach(item);
+            index_.hang(item, *index_.node_of(frame + page_count{i}));
         }
         if (size_ == runs_.size() || pages_ >= most_pages) {
             flush();

@@ -76,8 +76,8 @@ class merger {
         }
     }
 
-    /// Why merging has stopped for this pass; `ok` while it goes on.
-    [[nodiscard]] status& halt() noexcept { return outcomes_.halt; }
+    /// Of the pass; emptied when one begins.
+    [[nodiscard]] shortage& lack() noexcept { return outcomes_.lack; }
 
   private:
     using index_type = page_index<Provider>;
@@ -230,27 +230,15 @@ class merger {
                 while (n < longest && (n == 0 || joins(n)) && equals(n)) {
                     ++n;
                 }
-                if (n == 0 || n < queue_.longest_run) {
-                    return queue_run(a, frame, n);
+                if (n != 0 && n < queue_.longest_run) {
+                    queue_.add(space_of(a), page_of(a), n, frame);
+                }
+                if (n < queue_.longest_run) {
+                    return n;
                 }
             }
         }
         return merge_run(a, frame, most, joins, equals);
-    }
-
-    /// Has pages wait for the end of a batch. \requires They equal the frames.
-    std::size_t queue_run(rmap_item& a, frame_id frame, std::size_t n) noexcept {
-        space& s = space_of(a);
-        page_number const first = page_of(a);
-        for (std::size_t i = 0; i < n; ++i) {
-            rmap_item& item = *index_.find(s, first + page_count{i});
-            outcomes_.take(item);
-            index_.detach(item);
-        }
-        if (n != 0) {
-            queue_.add(s, first, n, frame);
-        }
-        return n;
     }
 
     /// Merges the page of `a` and, while they `join` and await a visit, the pages behind it. The
@@ -383,6 +371,10 @@ class merger {
     /// Turns `n` pages from `a` on into frames and merges the pages from `b` on into them (S9).
     /// \returns The pages of the first run that were visited.
     std::size_t merge_pair(rmap_item& a, rmap_item& b, std::size_t n) noexcept {
+        if (outcomes_.lack.of_frames) {
+            outcomes_.give_up(a, status::out_of_frames);
+            return 1;
+        }
         space& sa = space_of(a);
         space& sb = space_of(b);
         page_number const pa = page_of(a);
@@ -391,6 +383,7 @@ class merger {
         index_.count(made.made.why, made.made.done.value());
         if (made.made.done.value() == 0) {
             outcomes_.give_up(a, made.made.why);
+            outcomes_.lack.of_frames = made.made.why == status::out_of_frames;
             return 1;
         }
         std::size_t const promoted = made.made.done.value();
@@ -424,8 +417,8 @@ class merger {
             if (i == promoted || merged.why == status::ok) {
                 continue;
             }
-            if (outcomes_.stops_merging(merged.why)) {
-                outcomes_.halt = merged.why;
+            if (outcomes_.is_shortage(merged.why)) {
+                outcomes_.note_shortage(merged.why);
                 undo_from(i, promoted - i);
                 break;
             }

@@ -36,6 +36,10 @@ struct replacement {
     if (status const s = m.affordable_merge(p.first, p.pages, entry); s != status::ok) {
         return {page_count{0}, s};
     }
+    // A frame is of no use unless its first sharer can be paid for, too.
+    if (!m.budget.allows(m.mappings(), 2 * m.table.cost(p.first, p.pages, entry))) {
+        return {page_count{0}, status::out_of_mappings};
+    }
     m.split_huge_pages(p);
     replacement r;
     std::size_t pages = 0;
