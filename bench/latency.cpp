@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
         {"--smoke", nullptr, "only whether it works, without the kernel", bench::set(a.smoke)},
     };
     if (auto const status =
-            bench::take_options({argv, static_cast<std::size_t>(argc)}, "latency",
+            bench::take_options({argv, static_cast<std::size_t>(argc)}, "bench_latency",
                                 "What a store waits because of merging.", options)) {
         return *status;
     }

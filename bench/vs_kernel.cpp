@@ -211,7 +211,7 @@ int main(int argc, char** argv) {
          bench::set(a.smoke)},
     };
     if (auto const status = bench::take_options(
-            {argv, static_cast<std::size_t>(argc)}, "vs_kernel",
+            {argv, static_cast<std::size_t>(argc)}, "bench_vs_kernel",
             "The kernel's KSM and this library merge the same memory.", options)) {
         return *status;
     }

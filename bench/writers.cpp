@@ -392,7 +392,7 @@ int main(int argc, char** argv) {
          bench::set(a.smoke)},
     };
     if (auto const status = bench::take_options(
-            {argv, static_cast<std::size_t>(argc)}, "writers",
+            {argv, static_cast<std::size_t>(argc)}, "bench_writers",
             "What a program that writes loses while its memory is scanned.", options)) {
         return *status;
     }

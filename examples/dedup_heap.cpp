@@ -54,7 +54,7 @@ Duplicate pages are counted exactly and without the library: n - 1 of n pages of
 all pages of zeros. What is saved is what the kernel says: PSS (and swap) before minus after
 merging; all metadata is in it. Each of this must hold:
 
-  * 90 to 100 % of the duplicates are merged.
+  * 90 to 100 % of the duplicates are merged, and neither mappings nor memory ran short.
   * PSS falls by their size, less 10 % of it or the metadata if that is more. Program text, which
     is paged in meanwhile, does not count; stable frames that no page maps do.
   * The buffers equal their files before and after merging; after 1 % of the pages were written,
@@ -214,14 +214,15 @@ class demonstration {
                     memory.pss * 1024 >= heap_.bytes().size(), fmt::format("{} KiB", memory.pss));
     }
 
-    /// Scans until a pass merges nothing. In the first one nothing may have rested long enough.
+    /// Scans until a pass leaves as much merged as it found. In the first one nothing may have
+    /// rested long enough.
     ksm::status scan_until_settled() {
         std::optional<examples::progress_bar> bar;
         if (!json_) {
             bar.emplace();
         }
         for (unsigned pass = 1;; ++pass) {
-            auto const merged = scanner_.statistics().merged_pages_total;
+            auto const before = merged_pages();
             ksm::scan_result result;
             do {
                 result = scanner_.scan(ksm::page_count{1024});
@@ -231,11 +232,15 @@ class demonstration {
                                 report_.before.duplicates);
                 }
             } while (!result.pass_complete);
-            bool const settled = pass > 1 && scanner_.statistics().merged_pages_total == merged;
-            if (settled || result.why != ksm::status::ok) {
+            if (pass > 1 && merged_pages() == before) {
                 return result.why;
             }
         }
+    }
+
+    [[nodiscard]] std::uint64_t merged_pages() const noexcept {
+        auto const s = scanner_.statistics();
+        return s.pages_shared + s.pages_sharing + s.ksm_zero_pages;
     }
 
     void claim_content(std::string claim) { claims_.add(std::move(claim), heap_.verify()); }

@@ -14,6 +14,9 @@
 #define XXH_INLINE_ALL
 #endif
 #include <xxhash.h>
+#if XXH_VERSION_NUMBER < 801
+#error "ksm: needs xxHash 0.8.1"
+#endif
 
 #include <ksm/config.hpp>
 #include <ksm/detail/xxh3_avx2.hpp>

@@ -63,7 +63,7 @@ struct merge_request {
 
 // clang-format off
 
-/// Pages have one size, a power of two, constant at run time. [bytes]
+/// Pages have one size, a power of two of at least 64, constant at run time. [bytes]
 template <class P>
 concept has_page_size = requires(P const& p) {
     { p.page_size() } noexcept -> std::same_as<std::size_t>;

@@ -11,7 +11,7 @@
 
 KSM_NAMESPACE_BEGIN
 
-/// A consistent set of counters. Everything up to `metadata_bytes` describes the present and
+/// A consistent set of counters. Everything up to `general_profit` describes the present and
 /// equals a recount of the structures (I6); the rest has been summed up since construction.
 struct statistics {
     std::uint64_t pages_shared = 0;   ///< Stable frames in use.
