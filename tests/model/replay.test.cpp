@@ -233,4 +233,25 @@ TEST_CASE("Of equal pages that wait none is left behind when another merges (S9)
            });
 }
 
+TEST_CASE("S9: a page that is promoted in vain behind its neighbour is merged in the end") {
+    setup const s{.page_size = 64,
+                  .pages = 256,
+                  .policy = policy::weak_standard,
+                  .change_tracking = false,
+                  .batches = false};
+    check_passes(s, {
+                        scan_pass{},
+                        scan_pass{},
+                        fill{.space = 0, .first = 10, .count = 8, .content = 1, .step = 3},
+                        restart{},
+                        fill{.space = 0, .first = 26, .count = 7, .content = 2, .step = 1},
+                        fail_provider{.where = ksm::operation::promote,
+                                      .after = 1,
+                                      .done = 0,
+                                      .why = ksm::status::refused},
+                        fill{.space = 0, .first = 101, .count = 5, .content = 2, .step = 3},
+                        settle{},
+                    });
+}
+
 } // namespace model

@@ -314,7 +314,9 @@ class world {
         }
     }
 
-    /// Everything that hinders ends; within four passes all that is equal is then merged.
+    /// Everything that hinders ends; within four passes all that is equal is then merged. Where
+    /// many contents have one digest, a page may be promoted in vain behind one that is merged, and
+    /// must wait for another pass each time.
     void settle() {
         if (in_seam_) {
             return;
@@ -337,7 +339,9 @@ class world {
         for (std::uint32_t i = 0; i < max_spaces; ++i) {
             enter(i);
         }
-        for (int passes = pass_open_ ? 5 : 4; passes > 0; --passes) {
+        bool const weak =
+            setup_.policy == policy::weak_standard || setup_.policy == policy::weak_classic;
+        for (int passes = (pass_open_ ? 5 : 4) + (weak ? 4 : 0); passes > 0; --passes) {
             scan(everything().count);
         }
         check_converged();

@@ -398,7 +398,7 @@ inline progress linux_provider::merge_run(space_id space, page_number first, pag
         progress const one = to_merge(
             space, first + all.done, most,
             [&](detail::os::place const& p) { return detail::os::merge_pages(machine_, p, f); },
-            machine_.longest_merge(first + all.done));
+            machine_.longest_merge(first + all.done, most));
         all.done += one.done;
         all.why = one.why;
     }

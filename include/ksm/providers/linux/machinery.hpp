@@ -67,11 +67,14 @@ struct machinery {
         p.anonymous = kind(0) != backing::merged;
         return p;
     }
-    /// Pages from `first` on that one window may map to frames. The kernel frees the page table of
-    /// a block that is replaced whole, which is the cheaper the dearer changes of one are.
-    [[nodiscard]] std::size_t longest_merge(page_number first) const noexcept {
+    /// How many of the pages from `first` on one window maps to frames. The kernel frees the page
+    /// table of a block that is replaced whole, which is the cheaper the dearer changes of one are.
+    [[nodiscard]] std::size_t longest_merge(page_number first, std::size_t pages) const noexcept {
         constexpr std::size_t block = page_table::block_pages;
-        return writers.nobody_waits() ? block - first.value() % block : window_pages;
+        std::size_t const to_block = (block - first.value() % block) % block;
+        return !writers.nobody_waits()                      ? window_pages
+               : to_block != 0 && pages >= to_block + block ? to_block
+                                                            : block;
     }
     /// Mappings that exist because of merging.
     [[nodiscard]] std::size_t mappings() const noexcept {
