@@ -56,7 +56,8 @@ struct standard_daemon_thread {
 /// once in that time and not once in every pause. A new value of a tunable ends the pause.
 ///
 /// Nobody else may touch the scanner or its provider while the daemon runs, except through
-/// `control`. Members may be called from any thread but the daemon's own. No lock is held while the scanner works.
+/// `control`. Members may be called from any thread but the daemon's own. No lock is held while the
+/// scanner works.
 template <class Scanner, class Thread = standard_daemon_thread>
 class daemon {
   public:

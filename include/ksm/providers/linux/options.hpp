@@ -111,8 +111,8 @@ struct linux_usage {
     std::size_t frames_dead = 0;    ///< Nobody here needs them, but perhaps a forked child does.
     std::size_t frames_punched = 0; ///< Given back: places for frames to come.
     std::size_t frame_bytes = 0;    ///< Memory of the live and the dead.
-    /// Own memory, frames not counted, nor up to 512 KiB of replaced pages that `move` keeps until
-    /// the next survey ends.
+    /// Own memory, frames not counted, nor what `move` keeps until the next survey ends: up to
+    /// 512 KiB of replaced pages, and as much of copies where page tables are kept in software.
     std::size_t metadata_bytes = 0;
     std::size_t regions = 0;
     std::size_t region_pages = 0;
