@@ -8,6 +8,7 @@
 #include <ksm/scanner.hpp>
 
 #include "linux_support.hpp"
+#include "linux_watching.hpp"
 
 using namespace linux_test;
 using detail::os::call;
@@ -15,33 +16,6 @@ using detail::os::call;
 namespace {
 
 constexpr std::size_t many = 40;
-
-struct {
-    call which{};
-    int error = 0;
-    int fails_from = 0; ///< The first call that fails, from 1; 0: none.
-    int seen = 0;
-} watched;
-
-int watch(call c) noexcept {
-    if (c != watched.which) {
-        return 0;
-    }
-    ++watched.seen;
-    return watched.fails_from != 0 && watched.seen >= watched.fails_from ? watched.error : 0;
-}
-
-/// Counts one call, and has it fail, while it lives.
-class watching {
-  public:
-    explicit watching(call which, int error = 0, int fails_from = 0) {
-        watched = {which, error, fails_from, 0};
-        detail::os::fault_hook.store(&watch);
-    }
-    ~watching() { detail::os::fault_hook.store(nullptr); }
-    watching(watching const&) = delete;
-    watching& operator=(watching const&) = delete;
-};
 
 linux_options stopped() {
     linux_options o = quiescent();

@@ -12,38 +12,12 @@
 #include <sys/syscall.h>
 
 #include "linux_support.hpp"
+#include "linux_watching.hpp"
 
 using namespace linux_test;
 using detail::os::call;
 
 namespace {
-
-struct {
-    call which{};
-    int error = 0;
-    int seen = 0;
-} watched;
-
-/// Counts one call and has it fail.
-int watch(call c) noexcept {
-    if (c != watched.which) {
-        return 0;
-    }
-    ++watched.seen;
-    return watched.error;
-}
-
-/// While it lives.
-class watching {
-  public:
-    explicit watching(call which, int error = 0) {
-        watched = {which, error, 0};
-        detail::os::fault_hook.store(&watch);
-    }
-    ~watching() { detail::os::fault_hook.store(nullptr); }
-    watching(watching const&) = delete;
-    watching& operator=(watching const&) = delete;
-};
 
 /// Pages that hold their number, but for those in `zeros`, which are zero.
 void fill(linux_provider const& p, memory& m, std::uint64_t zeros) {
