@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -36,6 +37,8 @@ struct standard_daemon_thread {
     /// Lives in the daemon's thread while it works, after `on_start`.
     struct working {};
 
+    /// The process is a fork of the one in which this was made. The standard library cannot tell.
+    [[nodiscard]] bool in_forked_child() const noexcept { return false; }
     /// Time that the calling thread has used. Elapsed time is never less.
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
         return std::chrono::steady_clock::now().time_since_epoch();
@@ -66,23 +69,32 @@ class daemon {
     explicit daemon(Scanner& scanner, daemon_options options = {}, Thread thread = {})
         : scanner_(scanner), options_(std::move(options)), system_(std::move(thread)) {
         [[maybe_unused]] typename Thread::starting const mask{};
-        thread_ = std::thread{[this] { work(); }};
+        sync_->thread = std::thread{[this] { work(); }};
     }
-    ~daemon() { stop(); }
+    ~daemon() {
+        stop();
+        if (system_.in_forked_child()) {
+            static_cast<void>(sync_.release());
+        }
+    }
     daemon(daemon const&) = delete;
     daemon& operator=(daemon const&) = delete;
 
     /// Ends the thread: waits for the step in progress, not for a batch, a survey or a pause.
-    /// Merged pages stay merged. `control` goes on to work. Once is enough.
+    /// Merged pages stay merged. `control` goes on to work. Once is enough. In a forked child,
+    /// which has no such thread, this does nothing, and `control` must not be called.
     void stop() {
+        if (system_.in_forked_child()) {
+            return;
+        }
         {
-            std::lock_guard const lock(mutex_);
+            std::lock_guard const lock(sync_->mutex);
             stop_ = true;
         }
-        wake_.notify_all();
-        std::lock_guard const lock(joining_);
-        if (thread_.joinable()) {
-            thread_.join();
+        sync_->wake.notify_all();
+        std::lock_guard const lock(sync_->joining);
+        if (sync_->thread.joinable()) {
+            sync_->thread.join();
         }
     }
 
@@ -100,18 +112,18 @@ class daemon {
     class turn {
       public:
         explicit turn(daemon& d) : daemon_(d) {
-            std::unique_lock lock(d.mutex_);
+            std::unique_lock lock(d.sync_->mutex);
             ++d.waiting_;
-            d.wake_.wait(lock, [&] { return !d.in_use_; });
+            d.sync_->wake.wait(lock, [&] { return !d.in_use_; });
             --d.waiting_;
             d.in_use_ = true;
         }
         ~turn() {
             {
-                std::lock_guard const lock(daemon_.mutex_);
+                std::lock_guard const lock(daemon_.sync_->mutex);
                 daemon_.in_use_ = false;
             }
-            daemon_.wake_.notify_all();
+            daemon_.sync_->wake.notify_all();
         }
         turn(turn const&) = delete;
         turn& operator=(turn const&) = delete;
@@ -130,9 +142,9 @@ class daemon {
             options_.on_start();
         }
         [[maybe_unused]] typename Thread::working const while_it_works{};
-        std::unique_lock lock(mutex_);
+        std::unique_lock lock(sync_->mutex);
         for (;;) {
-            wake_.wait(lock, [&] { return stop_ || may_scan(); });
+            sync_->wake.wait(lock, [&] { return stop_ || may_scan(); });
             if (stop_) {
                 return;
             }
@@ -147,9 +159,9 @@ class daemon {
             tunables const before = scanner_.tunables();
             lock.lock();
             in_use_ = false;
-            wake_.notify_all();
-            system_.pause(wake_, lock, owed(used), [this] { return stop_.load(); });
-            system_.pause(wake_, lock, pace - std::min(pace, owed(used)),
+            sync_->wake.notify_all();
+            system_.pause(sync_->wake, lock, owed(used), [this] { return stop_.load(); });
+            system_.pause(sync_->wake, lock, pace - std::min(pace, owed(used)),
                           [&] { return stop_ || (!in_use_ && scanner_.tunables() != before); });
         }
     }
@@ -183,14 +195,18 @@ class daemon {
     Scanner& scanner_;
     daemon_options options_;
     Thread system_;
-    std::mutex mutex_; ///< Of what follows; never held while the scanner works.
-    std::mutex joining_;
-    std::condition_variable wake_;
+    /// A forked child abandons it: destroying it would wait for a thread that is not there.
+    struct synchronisation {
+        std::mutex mutex; ///< Of what follows; never held while the scanner works.
+        std::mutex joining;
+        std::condition_variable wake;
+        std::thread thread;
+    };
+    std::unique_ptr<synchronisation> sync_ = std::make_unique<synchronisation>();
     unsigned waiting_ = 0;
     bool in_use_ = false; ///< The scanner, by the daemon or in `control`.
     std::atomic<bool> stop_{false};
     std::uint64_t batches_ = 0; ///< Of the pass in progress.
-    std::thread thread_;
 };
 
 KSM_NAMESPACE_END

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSL-1.0
 // Short runs that merge many at a time, while nobody reads them.
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <thread>
 #include <vector>
 
 #include <ksm/scanner.hpp>
@@ -224,4 +227,67 @@ TEST_CASE("a scanner finds scattered duplicates in batches", "[linux]") {
     for (std::size_t i = 0; i < 1000; ++i) {
         CHECK(m.holds(i, i % 3 == 0 ? 5000 + i % 7 : i));
     }
+}
+
+TEST_CASE("a range that is lost amid a batch takes no page of it along", "[linux]") {
+    if (!kernel_tells_of_mappings()) {
+        KSM_SKIP("the kernel does not tell of mappings (PROCMAP_QUERY, Linux 6.11)");
+    }
+    linux_provider p{stopped()};
+    memory m{p, 4096};
+    m.fill(4000, 1);
+    promotion const made = p.promote(p.space(), m.page(4000), pages(1));
+    REQUIRE(made.made.done == pages(1));
+    for (std::size_t const i : {20U, 24U, 2500U}) {
+        m.fill(i, 1);
+    }
+    REQUIRE(::mprotect(m.at(24), p.page_size(), PROT_READ) == 0);
+    std::array<merge_request, 3> runs{{{m.page(20), pages(1), made.first, {}},
+                                       {m.page(24), pages(1), made.first, {}},
+                                       {m.page(2500), pages(1), made.first, {}}}};
+    p.merge_batch(p.space(), runs);
+    CHECK(runs[0].result.done == pages(1));
+    CHECK(runs[1].result.why == status::gone);
+    CHECK(runs[2].result.done == pages(1));
+    CHECK(look(p, m.page(20)).state == page_state::merged);
+    CHECK(p.unmerge(p.space(), m.page(4000), pages(1)).why == status::ok);
+    CHECK(m.holds(20, 1));
+    CHECK(m.holds(2500, 1));
+}
+
+namespace {
+
+std::atomic<int> forks{0};
+std::atomic<bool> child_has_content{false};
+
+} // namespace
+
+TEST_CASE("a child that is forked amid a batch has every page", "[linux]") {
+    if (char const* const why = no_batches()) {
+        KSM_SKIP(why);
+    }
+    static twins* scene = nullptr;
+    static std::thread forker;
+    twins t{stopped()};
+    scene = &t;
+    forks = 0;
+    child_has_content = false;
+    detail::os::fault_hook.store([](call c) noexcept {
+        // The first mapping after the memory was given back.
+        if (c == call::mmap && forks.exchange(1) == 0) {
+            forker = std::thread{[] {
+                child_has_content = in_child([] { return scene->m.holds(20, 20) ? 0 : 1; }) == 0;
+                forks = 2;
+            }};
+            for (int i = 0; i < 50 && forks != 2; ++i) { // a gate lets it wait for us
+                std::this_thread::sleep_for(std::chrono::milliseconds{1});
+            }
+        }
+        return 0;
+    });
+    t.merge();
+    detail::os::fault_hook.store(nullptr);
+    forker.join();
+    CHECK(child_has_content);
+    CHECK(t.merged() == many);
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <memory>
 #include <thread>
 
 #include <sys/syscall.h>
@@ -126,4 +127,17 @@ TEST_CASE("the daemon's clock is the time that its thread has used", "[linux]") 
         }
     }}.join();
     CHECK(thread.cpu_time() - before < std::chrono::milliseconds{20});
+}
+
+TEST_CASE("a forked child may destroy a daemon that its parent runs", "[linux]") {
+    linux_provider p{quiescent()};
+    scanner_type scanner{p};
+    auto background = std::make_unique<daemon_type>(scanner);
+    background->control([](auto&) {}); // the thread waits for work now
+    CHECK(in_child([&] {
+              background->stop();
+              background.reset();
+              return 0;
+          }) == 0);
+    background->stop();
 }

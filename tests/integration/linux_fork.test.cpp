@@ -742,3 +742,23 @@ TEST_CASE("a child that is there all the time does not make the frames pile up",
     walk(p);
     CHECK(p.usage().frames_dead == 0);
 }
+
+TEST_CASE("a child that releases a region leaves its parent's registrations alone", "[linux]") {
+    linux_provider p{by_move()};
+    KSM_NEEDS_USERFAULTFD(by_move());
+    KSM_NEEDS_TRACKING(p);
+    memory m{p, 64};
+    for (std::size_t i = 0; i < 64; ++i) {
+        m.fill(i, i);
+    }
+    std::array<page_run, 8> runs;
+    static_cast<void>(p.survey(p.space(), page_number{0}, coverage::every_page, runs));
+    CHECK(in_child([&] { return p.try_release(m.range) ? 1 : 0; }) == 0);
+    static_cast<void>(p.survey(p.space(), page_number{0}, coverage::changes, runs));
+    m.at(7)[0] = std::byte{1};
+    survey_result const r = p.survey(p.space(), page_number{0}, coverage::changes, runs);
+    REQUIRE(r.given == coverage::changes);
+    REQUIRE(r.runs == 1);
+    CHECK(runs[0].first == m.page(7));
+    CHECK(runs[0].pages == pages(1));
+}

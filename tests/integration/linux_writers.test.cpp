@@ -750,3 +750,26 @@ TEST_CASE("fork waits for a window, so a child has every page and can read into 
     forker.join();
     CHECK(state == 0);
 }
+
+TEST_CASE("a window that the kernel refuses for want of mappings ends", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    CHECK(in_child([] {
+              linux_provider p{by_move()};
+              memory m{p, 8};
+              m.fill(0, 1);
+              m.fill(3, 1);
+              promotion const made = p.promote(p.space(), m.page(0), pages(1));
+              detail::os::fault_hook.store([](detail::os::call c) noexcept {
+                  return c == detail::os::call::uffd_register ||
+                                 c == detail::os::call::uffd_unregister
+                             ? ENOMEM
+                             : 0;
+              });
+              status const why = p.merge(p.space(), m.page(3), pages(1), made.first).why;
+              detail::os::fault_hook.store(nullptr);
+              if (why != status::out_of_mappings || !m.holds(3, 1)) {
+                  return 1;
+              }
+              return ::fork() == 0 ? (::_exit(0), 0) : 0; // it does not hang
+          }) == 0);
+}

@@ -139,13 +139,11 @@ class linux_provider : public detail::os::throwing_regions<linux_provider> {
 
   private:
     static constexpr char const* no_pagemap = "The kernel does not let us read /proc/self/pagemap.";
-
     [[nodiscard]] bool knows(space_id s) const noexcept { return s == space(); }
     [[nodiscard]] detail::os::place next_place(space_id s, page_number first,
                                                std::size_t pages) noexcept {
         return land_.next_place(first, knows(s) ? pages : 0);
     }
-    /// `step` with the next place whose pages may be changed.
     template <class Step>
     [[nodiscard]] progress to_merge(space_id s, page_number first, std::size_t pages, Step&& step,
                                     std::size_t window = detail::os::window_pages) noexcept {
@@ -428,16 +426,18 @@ inline void linux_provider::merge_batch(space_id space, std::span<merge_request>
     while (!runs.empty()) {
         std::span const some = runs.first(std::min(runs.size(), detail::os::batch::most));
         if (machine_.empties_pages()) {
+            std::size_t const lost = land_.ranges_lost;
             detail::os::batch together{machine_};
             for (merge_request& r : some) {
-                // Whether and why not, the attempt below tells.
                 static_cast<void>(
                     to_merge(space, r.first, r.pages.value(), [&](detail::os::place const& p) {
                         together.add(r, p);
                         return progress{};
                     }));
             }
-            together.merge();
+            if (land_.ranges_lost == lost) { // with a range goes what was prepared beside it
+                together.merge();
+            }
         }
         for (merge_request& r : some) {
             if (r.result.why == status::ok && r.result.done < r.pages) {

@@ -13,6 +13,7 @@
 
 #include <ksm/outcome.hpp>
 #include <ksm/page_provider.hpp>
+#include <ksm/providers/linux/fork_gate.hpp>
 #include <ksm/providers/linux/machinery.hpp>
 #include <ksm/providers/linux/place.hpp>
 #include <ksm/providers/linux/write_window.hpp>
@@ -104,12 +105,18 @@ class batch {
                 parts[n++] = {r.where.at, r.equal * m_.page};
             }
         }
+        if (m_.writers.gates_forks()) {
+            fork_gate::instance().enter(); // a child would keep the empty pages
+        }
         // What this does not give back is replaced all the same.
         static_cast<void>(sys::process_madvise({parts.data(), n}, MADV_DONTNEED));
         for (run& r : runs()) {
             if (r.equal != 0) {
                 replace(r);
             }
+        }
+        if (m_.writers.gates_forks()) {
+            fork_gate::instance().leave();
         }
         return true;
     }

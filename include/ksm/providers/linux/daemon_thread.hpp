@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include <time.h>
+#include <unistd.h>
 
 #include <ksm/daemon.hpp>
 #include <ksm/providers/linux/signals_blocked.hpp>
@@ -21,11 +22,15 @@ struct linux_daemon_thread : standard_daemon_thread {
     using starting = signals_blocked;
     using working = signals_blocked;
 
+    [[nodiscard]] bool in_forked_child() const noexcept { return ::getpid() != process_; }
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
         timespec t{};
         ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
         return std::chrono::seconds{t.tv_sec} + std::chrono::nanoseconds{t.tv_nsec};
     }
+
+  private:
+    pid_t process_ = ::getpid();
 };
 
 KSM_NAMESPACE_END

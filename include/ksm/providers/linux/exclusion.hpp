@@ -8,6 +8,7 @@
 #include <span>
 
 #include <ksm/outcome.hpp>
+#include <ksm/providers/linux/fork_gate.hpp>
 #include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/options.hpp>
 #include <ksm/providers/linux/page_entry.hpp>
@@ -29,8 +30,8 @@ class exclusion {
     /// the object that must not be in a window whose pages nobody can access.
     exclusion(linux_options const& options, fork_marker const& marker, userfault const& faults,
               pagemap& entries, std::span<std::byte const> owner) noexcept
-        : options_(options), marker_(marker), faults_(faults), owner_(owner), mover_(faults),
-          protector_(guard_, entries) {
+        : options_(options), marker_(marker), faults_(faults), owner_(owner), guard_(marker),
+          mover_(faults), protector_(guard_, entries) {
         task_ = descriptor{sys::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
         strict_commit_ = number_in_file("/proc/sys/vm/overcommit_memory", 0) == 2;
         using enum write_exclusion;
@@ -43,6 +44,9 @@ class exclusion {
             guard_.open(userfault::write_protect | userfault::protect_files |
                         userfault::protect_absent);
             note(protector_.prepare(page_bytes()), can_protect_);
+        }
+        if (considered(quiescent) && options.no_readers) {
+            gates_forks_ = !fork_gate::instance().install();
         }
         if (judge_userfault() == off && considered(mprotect) && options.no_syscall_io &&
             options.no_pinned_io) {
@@ -97,7 +101,7 @@ class exclusion {
             return status::busy;
         }
         in_force_ = v.strategy;
-        deserted_ = nobody_waits() && (options_.no_readers || (!options_.quiescent && !hooks()));
+        deserted_ = nobody_waits() && (gates_forks_ || (!options_.quiescent && !hooks()));
         return status::ok;
     }
     void leave() noexcept {
@@ -111,8 +115,10 @@ class exclusion {
     [[nodiscard]] bool nobody_waits() const noexcept {
         return in_force_ == write_exclusion::quiescent;
     }
-    /// Nobody reads regions either during the latest call.
+    /// Nobody reads regions either during the latest call, nor copies them by a fork while a gate
+    /// is held, which is needed where there are other threads.
     [[nodiscard]] bool deserted() const noexcept { return deserted_; }
+    [[nodiscard]] bool gates_forks() const noexcept { return gates_forks_; }
     /// The application's threads were stopped for the latest call.
     [[nodiscard]] bool stops_threads() const noexcept {
         return nobody_waits() && !options_.quiescent && hooks();
@@ -189,7 +195,8 @@ class exclusion {
     /// move, wp or off.
     [[nodiscard]] write_exclusion judge_userfault() const noexcept {
         using enum write_exclusion;
-        if (considered(move) && can_move_ && reach_suffices(faults_.user_mode_only())) {
+        if (considered(move) && can_move_ && reach_suffices(faults_.user_mode_only()) &&
+            (!faults_.user_mode_only() || options_.no_syscall_reads)) {
             return move;
         }
         return considered(wp) && can_protect_ && options_.no_pinned_io &&
@@ -238,6 +245,7 @@ class exclusion {
     bool can_protect_ = false;
     bool frozen_ = false;
     bool deserted_ = false;
+    bool gates_forks_ = false;
     bool strict_commit_ = false;
 };
 
@@ -277,7 +285,7 @@ inline exclusion::verdict exclusion::judge() const noexcept {
     char const* why_not = "Nothing that the options allow can be had.";
     if (considered(move) || considered(wp)) {
         why_not = "Userfaultfd cannot be had, or only with the promises no_syscall_io (for faults "
-                  "in user mode) or no_pinned_io (for wp).";
+                  "in user mode) and no_syscall_reads (for move then) or no_pinned_io (for wp).";
     }
     if (considered(mprotect)) {
         char const* const against = against_mprotect();

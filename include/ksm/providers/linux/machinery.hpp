@@ -29,7 +29,7 @@ namespace detail::os {
 struct machinery {
     explicit machinery(linux_options const& options) noexcept
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
-          faults(options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
+          faults(marker, options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
           frames(page, options.arena_pages, marker), table(frames.arena_shift(), &frames.records()),
           budget(options.mapping_share, options.max_mappings),
           writers(options, marker, faults, entries,

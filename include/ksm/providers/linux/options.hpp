@@ -45,6 +45,10 @@ struct linux_options {
     /// into a region (read, recv, ...: they would fail with EFAULT, and a datagram would be lost),
     /// and no thread that writes to a region blocks SIGSEGV.
     bool no_syscall_io = false;
+    /// Promise: nor does a system call of another thread read from a region, or wait there: mutexes
+    /// and condition variables that are contended do (futex). Only `move` where userfaultfd serves
+    /// faults in user mode only needs it, beside `no_syscall_io`: pages are away for a moment.
+    bool no_syscall_reads = false;
     /// Promise: no page of a region is pinned for I/O (io_uring fixed buffers, O_DIRECT, RDMA).
     bool no_pinned_io = false;
     /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
@@ -92,7 +96,8 @@ struct linux_capabilities {
     char const* reason = "";
     /// Surveys of kind `changes` are answered.
     bool tracks_changes = false;
-    /// Userfaultfd works for faults in user mode only: `move` and `wp` need `no_syscall_io`.
+    /// Userfaultfd works for faults in user mode only: `wp` needs `no_syscall_io`, `move` also
+    /// `no_syscall_reads`.
     bool user_mode_only = false;
     /// The call that made the provider fall back; empty if none did.
     os_error refusal;

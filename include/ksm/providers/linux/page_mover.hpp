@@ -154,7 +154,7 @@ class page_mover {
         int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
         if (e != 0) {
             if (e == ENOMEM) {
-                finish(p, 0); // a part may be enrolled
+                finish(p, 0, false); // a part may be enrolled
             } else {
                 // Nothing has changed, and older kernels would take off what another
                 // userfaultfd has enrolled.
@@ -255,17 +255,18 @@ class page_mover {
     /// For a place that the application has made read-only, or the like: a copy does not mind.
     /// Where the page has moved already the kernel refuses.
     void copy_back(std::byte* to, std::byte const* from) noexcept {
-        int tries = 0;
         for (pause p; true; p.longer()) {
             int const e = faults_.copy(to, from, page_);
-            if (e != ENOMEM && (e != EAGAIN || ++tries == most_tries)) {
+            if (e != ENOMEM && e != EAGAIN) {
                 return;
             }
         }
     }
 
     /// Every access goes on from here.
-    void finish(place const& p, std::size_t remapped) noexcept {
+    /// \param enrolled  False: the kernel refused that at some page. What it had done until then it
+    /// can undo; what it had not it refuses again.
+    void finish(place const& p, std::size_t remapped, bool enrolled = true) noexcept {
         std::size_t const bytes = p.pages * page_;
         // Waiters for an absent page would wait for ever in a range that stays enrolled. Leaving
         // needs no mapping, only a little of the kernel's memory: wait for it. Other errors tell
@@ -277,7 +278,7 @@ class page_mover {
             if (e == 0) {
                 break;
             }
-            if (e != ENOMEM && tries == most_tries) {
+            if (tries >= most_tries && !(enrolled && e == ENOMEM)) {
                 // Something else is mapped over one of them: then the others one by one.
                 for (std::size_t i = 0; i < bytes; i += page_) {
                     static_cast<void>(faults_.dismiss(p.at + i, page_));

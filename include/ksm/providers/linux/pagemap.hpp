@@ -65,6 +65,7 @@ class pagemap {
     /// For a descriptor that the application has closed. \requires Not a forked child: the
     /// descriptor stays bound to the memory of the process that opens it.
     bool reopen() noexcept {
+        file_.close();
         int const fd = sys::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
         error_ = fd < 0 ? os_error{"open(/proc/self/pagemap)", errno} : os_error{};
         file_ = descriptor{fd};

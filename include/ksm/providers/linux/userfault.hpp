@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <ksm/providers/linux/fork_marker.hpp>
 #include <ksm/providers/linux/os_error.hpp>
 #include <ksm/providers/linux/syscalls.hpp>
 #include <ksm/version.hpp>
@@ -33,8 +34,10 @@ class userfault {
     static constexpr std::uint64_t missing = 1U << 0;
     static constexpr std::uint64_t protected_from_writes = 1U << 1;
 
-    userfault() = default;
-    explicit userfault(std::uint64_t wanted) noexcept {
+    /// \param marker  In a forked child nothing is done: the descriptor is that of the parent's
+    /// memory.
+    explicit userfault(fork_marker const& marker, std::uint64_t wanted = 0) noexcept
+        : marker_(marker) {
         if (wanted != 0) {
             open(wanted);
         }
@@ -157,6 +160,9 @@ class userfault {
         return reinterpret_cast<std::uintptr_t>(p);
     }
     [[nodiscard]] int control(call c, unsigned long request, void* argument) const noexcept {
+        if (marker_.in_child()) {
+            return EPERM;
+        }
         return sys::ioctl(c, file_.get(), request, argument) != 0 ? errno : 0;
     }
 
@@ -193,6 +199,7 @@ class userfault {
         return e;
     }
 
+    fork_marker const& marker_;
     descriptor file_;
     std::uint64_t features_ = 0;
     bool user_mode_ = false;
