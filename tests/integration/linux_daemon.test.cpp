@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include <sys/syscall.h>
@@ -132,8 +133,19 @@ TEST_CASE("the daemon's clock is the time that its thread has used", "[linux]") 
 TEST_CASE("a forked child may destroy a daemon that its parent runs", "[linux]") {
     linux_provider p{quiescent()};
     scanner_type scanner{p};
-    auto background = std::make_unique<daemon_type>(scanner);
-    background->control([](auto&) {}); // the thread waits for work now
+    static std::atomic<int> thread;
+    thread = 0;
+    daemon_options options;
+    options.on_start = [] { thread = detail::os::thread_id(); };
+    auto background = std::make_unique<daemon_type>(scanner, options);
+    for (char state = 'R'; state != 'S';) { // until it waits for work
+        std::string const path = "/proc/self/task/" + std::to_string(thread) + "/stat";
+        if (std::FILE* const f = std::fopen(path.c_str(), "r"); f != nullptr) {
+            static_cast<void>(std::fscanf(f, "%*d %*s %c", &state));
+            std::fclose(f);
+        }
+        std::this_thread::yield();
+    }
     CHECK(in_child([&] {
               background->stop();
               background.reset();
