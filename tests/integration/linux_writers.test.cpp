@@ -8,6 +8,7 @@
 #include <thread>
 
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "linux_support.hpp"
@@ -772,4 +773,33 @@ TEST_CASE("a window that the kernel refuses for want of mappings ends", "[linux]
               }
               return ::fork() == 0 ? (::_exit(0), 0) : 0; // it does not hang
           }) == 0);
+}
+
+TEST_CASE("where system calls cannot wait for a moved page, they are to be promised away",
+          "[linux]") {
+    constexpr int not_to_be_had = 50;
+    int const verdict = in_child([] {
+        // Without being dumpable it could not read its own page map.
+        if (::setresuid(65534, 65534, 65534) != 0 || ::prctl(PR_SET_DUMPABLE, 1) != 0) {
+            return not_to_be_had;
+        }
+        linux_options o;
+        o.allow.quiescent = false;
+        linux_provider const first{o};
+        if (!first.capabilities().user_mode_only) {
+            return not_to_be_had; // any user may have all, or none at all
+        }
+        o.no_syscall_io = true;
+        bool const refused = linux_provider{o}.capabilities().strategy == write_exclusion::off;
+        o.no_syscall_reads = true;
+        bool const moves = linux_provider{o}.capabilities().strategy == write_exclusion::move;
+        o.no_syscall_reads = false;
+        o.no_pinned_io = true;
+        bool const protects = linux_provider{o}.capabilities().strategy == write_exclusion::wp;
+        return refused && moves && protects ? 0 : 1;
+    });
+    if (verdict == not_to_be_had) {
+        KSM_SKIP("needs to change the user to one that gets userfaultfd for user mode only");
+    }
+    CHECK(verdict == 0);
 }
