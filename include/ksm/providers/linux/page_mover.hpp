@@ -278,7 +278,7 @@ class page_mover {
             if (e == 0) {
                 break;
             }
-            if (tries >= most_tries && !(enrolled && e == ENOMEM)) {
+            if (tries >= most_tries && (!enrolled || e != ENOMEM)) {
                 // Something else is mapped over one of them: then the others one by one.
                 for (std::size_t i = 0; i < bytes; i += page_) {
                     static_cast<void>(faults_.dismiss(p.at + i, page_));
