@@ -157,7 +157,7 @@ void write_while_merging(linux_options const& options, std::chrono::seconds how_
     CHECK(first.lost() + second.lost() == 0);
     CHECK(merged > enough);
     CHECK(zeroed > (broken_pages_stay ? 5U : 50U));
-    CHECK(other == 0);
+    CHECK(other <= merged / 1000); // the kernel itself may have hold of a page for a moment
     CHECK(first.writes > 10000);
 }
 
