@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include <ksm/detail/forest.hpp>
+#include <ksm/detail/space.hpp>
 
 #include <algorithm>
 #include <compare>
@@ -25,13 +26,37 @@ namespace {
 using ksm::detail::rmap_item;
 constexpr std::size_t batch = 1 << 10; // insertions that are timed together
 
+/// Items that a tree can link.
+class item_array {
+  public:
+    explicit item_array(std::size_t n) {
+        for (std::size_t i = 0; i < n; i += ksm::detail::rmap_chunk::size) {
+            chunks_.push_back(table_.obtain(i));
+        }
+    }
+    rmap_item& operator[](std::size_t i) {
+        return chunks_[i / ksm::detail::rmap_chunk::size]->slots[i % ksm::detail::rmap_chunk::size];
+    }
+    static std::size_t index_of(rmap_item& item) {
+        return static_cast<std::size_t>(ksm::detail::rmap_chunk::number_of(item));
+    }
+    ksm::detail::metadata_memory& memory() { return memory_; }
+    ksm::detail::item_directory& directory() { return directory_; }
+
+  private:
+    ksm::detail::metadata_memory memory_{std::pmr::new_delete_resource()};
+    ksm::detail::item_directory directory_{memory_};
+    ksm::detail::rmap_table table_{memory_, directory_};
+    std::vector<ksm::detail::rmap_chunk*> chunks_;
+};
+
 /// `entries` items in a tree, and `batch` behind them that are not. `renew` gives one of those a
 /// key that nothing has had.
 class digest_order {
   public:
-    explicit digest_order(std::size_t entries) {
+    explicit digest_order(std::size_t entries) : items_(entries + batch) {
         for (std::size_t i = 0; i < entries + batch; ++i) {
-            items_.emplace_back(0U).set_digest(random_());
+            renew(i);
         }
         // Grown for the whole, so that no insertion that is timed rebuilds it.
         for (std::size_t i = 0; i < entries + batch; ++i) {
@@ -42,7 +67,7 @@ class digest_order {
         }
     }
 
-    std::uint64_t key(std::size_t i) { return items_[i].digest; }
+    std::uint64_t key(std::size_t i) { return items_[i].digest(); }
     void renew(std::size_t i) { items_[i].set_digest(random_()); }
     rmap_item* find(std::uint64_t key) { return tree_.first_with(key); }
     void insert(std::size_t i) { tree_.insert_by_digest(items_[i]); }
@@ -50,20 +75,20 @@ class digest_order {
 
   private:
     std::mt19937_64 random_{1};
-    std::vector<rmap_item> items_;
-    ksm::detail::metadata_memory memory_{std::pmr::new_delete_resource()};
-    ksm::detail::forest<rmap_item> tree_{memory_, true};
+    item_array items_;
+    ksm::detail::forest<ksm::detail::item_directory> tree_{items_.memory(), items_.directory(),
+                                                           true};
 };
 
 /// The same, with the pages that the order reads. They have 512 bytes, because a million of 4 KiB
 /// would be 4 GiB, and differ in their first bytes: a comparison reads one line of the cache.
 class content_order {
   public:
-    explicit content_order(std::size_t entries) : pages_((entries + batch) * page_size) {
+    explicit content_order(std::size_t entries)
+        : pages_((entries + batch) * page_size), items_(entries + batch) {
         // In ascending order the tree is built several times as fast.
         std::vector<std::pair<std::uint64_t, std::size_t>> order;
         for (std::size_t i = 0; i < entries + batch; ++i) {
-            items_.emplace_back(0U);
             renew(i);
             std::uint64_t start = 0;
             std::memcpy(&start, key(i), sizeof start);
@@ -80,8 +105,7 @@ class content_order {
     void renew(std::size_t i) { bench::fill({pages_.data() + i * page_size, 64}, ++contents_); }
     rmap_item* find(std::byte const* sought) {
         auto const order = [&](rmap_item& item) {
-            auto const i = static_cast<std::size_t>(&item - items_.data());
-            return std::memcmp(sought, key(i), page_size) <=> 0;
+            return std::memcmp(sought, key(item_array::index_of(item)), page_size) <=> 0;
         };
         return tree_.find(0, order, where_);
     }
@@ -97,10 +121,10 @@ class content_order {
 
     std::vector<std::byte> pages_;
     std::uint32_t contents_ = 0;
-    std::vector<rmap_item> items_;
-    ksm::detail::metadata_memory memory_{std::pmr::new_delete_resource()};
-    ksm::detail::forest<rmap_item> tree_{memory_, false};
-    ksm::detail::forest<rmap_item>::spot where_{};
+    item_array items_;
+    ksm::detail::forest<ksm::detail::item_directory> tree_{items_.memory(), items_.directory(),
+                                                           false};
+    ksm::detail::forest_spot where_{};
 };
 
 /// The tree of the last size, because building a large one takes far longer than measuring it.

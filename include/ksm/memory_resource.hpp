@@ -14,8 +14,8 @@
 KSM_NAMESPACE_BEGIN
 
 /// Serves small requests from blocks of an upstream resource, rounded up to 64 bytes and not to
-/// a power of two: a chunk of 64 rmap items takes 2176 bytes where a pool of powers of two would
-/// take 4096. Freed memory is used again for requests of the same size; blocks go back to the
+/// a power of two: a chunk of 64 rmap items takes 1408 bytes where a pool of powers of two would
+/// take 2048. Freed memory is used again for requests of the same size; blocks go back to the
 /// upstream when the resource is destroyed. Larger requests go to the upstream as they are.
 ///
 /// Not thread-safe. Throws what the upstream throws; without exceptions an upstream that answers

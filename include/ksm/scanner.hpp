@@ -73,7 +73,8 @@ class scanner {
         if (find(id) != nullptr) {
             return status::ok;
         }
-        auto* const s = index_.memory.template create<detail::space>(id, index_.memory);
+        auto* const s =
+            index_.memory.template create<detail::space>(id, index_.memory, index_.entries.items);
         if (s == nullptr) {
             return status::out_of_memory;
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <cstdint>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include <ksm/detail/chunk_table.hpp>
 #include <ksm/detail/entry.hpp>
@@ -16,8 +18,11 @@ namespace {
 
 struct fixture {
     support::failing_resource resource;
+    support::failing_resource directory_resource;
     metadata_memory memory{&resource};
-    table chunks{memory};
+    metadata_memory directory_memory{&directory_resource};
+    table::directory_type directory{directory_memory};
+    table chunks{memory, directory};
 };
 
 } // namespace
@@ -65,4 +70,44 @@ TEST_CASE("S21: a chunk without memory is null, and the table stays as it was") 
     CHECK(f.chunks.obtain(64) == nullptr);
     CHECK(f.chunks.find(64) == nullptr);
     CHECK(f.chunks.obtain(1) == first);
+}
+
+TEST_CASE("S21: a chunk whose slots cannot be numbered is null, and takes no memory") {
+    fixture f;
+    f.directory_resource.fail(0);
+    CHECK(f.chunks.obtain(64) == nullptr);
+    CHECK(f.resource.bytes() == 0);
+    f.directory_resource.succeed();
+    CHECK(f.chunks.obtain(64) != nullptr);
+}
+
+TEST_CASE("A slot is found by its number in the directory, wherever its chunk is") {
+    fixture f;
+    table others{f.memory, f.directory};
+    std::vector<std::pair<ksm::detail::entry_number, ksm::detail::rmap_item*>> slots;
+    for (std::uint64_t n = 0; n < 100; ++n) {
+        table& t = n % 2 == 0 ? f.chunks : others;
+        auto& slot = t.obtain(n * 1000)->slots[n * 1000 % 64];
+        slots.emplace_back(f.directory.number_of(slot), &slot);
+        CHECK(slots.back().first != ksm::detail::no_entry);
+    }
+    for (auto const& [number, slot] : slots) {
+        CHECK(&f.directory[number] == slot);
+    }
+}
+
+TEST_CASE("Numbers of chunks that are gone are given again") {
+    fixture f;
+    REQUIRE(f.chunks.obtain(0) != nullptr);
+    auto* const gone = f.chunks.obtain(64);
+    REQUIRE(gone != nullptr);
+    auto const number = f.directory.number_of(gone->slots[0]);
+    std::size_t const bytes = f.directory_resource.bytes();
+    f.chunks.remove(*gone);
+    for (int i = 0; i < 100; ++i) {
+        auto* const c = f.chunks.obtain(6400);
+        CHECK(f.directory.number_of(c->slots[0]) == number);
+        f.chunks.remove(*c);
+    }
+    CHECK(f.directory_resource.bytes() == bytes);
 }

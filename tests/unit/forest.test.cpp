@@ -1,36 +1,43 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include <ksm/detail/forest.hpp>
+#include <ksm/detail/space.hpp>
 
 #include "support/catch.hpp"
 #include "support/memory.hpp"
 
 using ksm::detail::forest;
+using ksm::detail::item_directory;
 using ksm::detail::metadata_memory;
 using ksm::detail::rmap_item;
+using ksm::detail::rmap_table;
 
 namespace {
 
 struct grove {
-    explicit grove(bool grows = true) : trees(memory, grows) {}
+    explicit grove(bool grows = true) : trees(memory, directory, grows) {}
 
-    rmap_item& add(std::uint64_t digest) {
-        items.push_back(std::make_unique<rmap_item>(0U));
+    rmap_item& make(std::uint64_t digest) {
+        std::uint64_t const n = items.size();
+        items.push_back(&table.obtain(n)->slots[n % 64]);
         items.back()->set_digest(digest);
-        trees.insert_by_digest(*items.back());
         return *items.back();
+    }
+    rmap_item& add(std::uint64_t digest) {
+        rmap_item& item = make(digest);
+        trees.insert_by_digest(item);
+        return item;
     }
     [[nodiscard]] bool ordered() {
         std::uint64_t last = 0;
         std::size_t n = 0;
         bool ascends = true;
         trees.for_each([&](rmap_item& item) {
-            ascends = ascends && item.digest >= last;
-            last = item.digest;
+            ascends = ascends && item.digest() >= last;
+            last = item.digest();
             ++n;
         });
         return ascends && n == trees.size();
@@ -38,8 +45,12 @@ struct grove {
 
     support::failing_resource resource;
     metadata_memory memory{&resource};
-    std::vector<std::unique_ptr<rmap_item>> items;
-    forest<rmap_item> trees;
+    support::failing_resource items_resource;
+    metadata_memory items_memory{&items_resource};
+    item_directory directory{items_memory};
+    rmap_table table{items_memory, directory};
+    std::vector<rmap_item*> items;
+    forest<item_directory> trees;
 };
 
 // Spread over the whole width, the same on every machine.
@@ -54,10 +65,10 @@ TEST_CASE("A forest grows and shrinks with its entries and stays in order") {
     for (std::uint64_t n = 0; n < 1000; ++n) {
         g.add(digest_number(n));
     }
-    CHECK(g.trees.trees() == 128);
+    CHECK(g.trees.trees() == 256);
     CHECK(g.ordered());
     for (std::uint64_t n = 0; n < 1000; ++n) {
-        CHECK(g.trees.first_with(digest_number(n)) == g.items[n].get());
+        CHECK(g.trees.first_with(digest_number(n)) == g.items[n]);
     }
     for (std::uint64_t n = 0; n < 990; ++n) {
         g.trees.erase(*g.items[n]);
@@ -65,7 +76,7 @@ TEST_CASE("A forest grows and shrinks with its entries and stays in order") {
     }
     CHECK(g.trees.trees() <= 8);
     CHECK(g.ordered());
-    CHECK(g.trees.first_with(digest_number(995)) == g.items[995].get());
+    CHECK(g.trees.first_with(digest_number(995)) == g.items[995]);
 }
 
 TEST_CASE("A forest that must not grow is one tree and takes no memory") {
@@ -86,7 +97,7 @@ TEST_CASE("S21: a forest without memory stays as it is and works on") {
     }
     CHECK(g.trees.trees() == 2);
     CHECK(g.ordered());
-    CHECK(g.trees.first_with(digest_number(500)) == g.items[500].get());
+    CHECK(g.trees.first_with(digest_number(500)) == g.items[500]);
 }
 
 TEST_CASE("Entries of one digest stand side by side, in the order in which they came") {
@@ -106,22 +117,18 @@ TEST_CASE("Entries of one digest stand side by side, in the order in which they 
 TEST_CASE("A search by order makes one comparison a level and says where to insert") {
     grove g(false);
     for (std::uint64_t n = 0; n < 1023; ++n) {
-        rmap_item sought(0U);
-        sought.set_digest(digest_number(n));
-        forest<rmap_item>::spot where;
+        ksm::detail::forest_spot where;
         int comparisons = 0;
         auto* const found = g.trees.find(
             0,
             [&](rmap_item& e) {
                 ++comparisons;
-                return std::uint64_t{sought.digest} <=> std::uint64_t{e.digest};
+                return digest_number(n) <=> e.digest();
             },
             where);
         REQUIRE(found == nullptr);
         CHECK(comparisons <= 20); // a red-black tree: at most twice the logarithm
-        g.items.push_back(std::make_unique<rmap_item>(0U));
-        g.items.back()->set_digest(digest_number(n));
-        g.trees.insert_at(*g.items.back(), where);
+        g.trees.insert_at(g.make(digest_number(n)), where);
     }
     CHECK(g.ordered());
 }

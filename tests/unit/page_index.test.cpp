@@ -19,7 +19,7 @@ struct index_fixture {
     support::failing_resource resource;
     ksm::detail::page_index<ksm::simulated_provider> index{memory, &resource, true, 1};
     ksm::detail::space* space =
-        index.memory.create<ksm::detail::space>(ksm::space_id{}, index.memory);
+        index.memory.create<ksm::detail::space>(ksm::space_id{}, index.memory, index.entries.items);
 
     index_fixture() {
         index.spaces.push_back(*space);

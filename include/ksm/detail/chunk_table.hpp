@@ -10,6 +10,7 @@
 
 #include <boost/intrusive/set.hpp>
 
+#include <ksm/detail/chunk_directory.hpp>
 #include <ksm/detail/memory.hpp>
 #include <ksm/version.hpp>
 
@@ -30,6 +31,7 @@ struct slot_array {
 template <class Slot, std::size_t Size, class Header>
 struct chunk : slot_array<Slot, Size>, Header {
     static constexpr std::size_t size = Size;
+    using slot_type = Slot;
 
     explicit chunk(std::uint64_t chunk_index) noexcept
         : slot_array<Slot, Size>(std::make_index_sequence<Size>{}), index(chunk_index) {}
@@ -44,17 +46,21 @@ struct chunk : slot_array<Slot, Size>, Header {
 
     std::uint64_t index; ///< Number of the first slot divided by `Size`.
     boost::intrusive::set_member_hook<boost::intrusive::optimize_size<true>> hook;
-    std::uint32_t live = 0; ///< Slots in use.
+    std::uint32_t live = 0;   ///< Slots in use.
+    std::uint32_t number = 0; ///< The directory's.
 };
 
 template <class Slot, std::size_t Size, class Header>
 class chunk_table {
   public:
     using chunk_type = chunk<Slot, Size, Header>;
+    using directory_type = chunk_directory<chunk_type>;
 
-    explicit chunk_table(metadata_memory& memory) noexcept : memory_(memory) {}
+    /// \param directory  Names the slots; several tables may share it. Both outlive the table.
+    chunk_table(metadata_memory& memory, directory_type& directory) noexcept
+        : memory_(memory), directory_(directory) {}
     ~chunk_table() {
-        chunks_.clear_and_dispose([this](chunk_type* c) { memory_.destroy(c); });
+        chunks_.clear_and_dispose([this](chunk_type* c) { destroy(*c); });
     }
     chunk_table(chunk_table const&) = delete;
     chunk_table& operator=(chunk_table const&) = delete;
@@ -85,11 +91,15 @@ class chunk_table {
             return c;
         }
         auto* const c = memory_.create<chunk_type>(number / Size);
-        if (c != nullptr) {
-            chunks_.insert(chunks_.end(), *c);
-            last_ = c;
+        if (c == nullptr) {
+            return nullptr;
         }
-        return c;
+        if (!directory_.add(*c)) {
+            memory_.destroy(c);
+            return nullptr;
+        }
+        chunks_.insert(chunks_.end(), *c);
+        return last_ = c;
     }
 
     void remove(chunk_type& c) noexcept {
@@ -97,7 +107,7 @@ class chunk_table {
             last_ = nullptr;
         }
         chunks_.erase(chunks_.iterator_to(c));
-        memory_.destroy(&c);
+        destroy(c);
     }
 
     /// The first chunk that may hold a slot numbered `number` or more, or null.
@@ -121,7 +131,13 @@ class chunk_table {
         boost::intrusive::member_hook<chunk_type, decltype(chunk_type::hook), &chunk_type::hook>,
         boost::intrusive::key_of_value<index_of>, boost::intrusive::constant_time_size<false>>;
 
+    void destroy(chunk_type& c) noexcept {
+        directory_.remove(c);
+        memory_.destroy(&c);
+    }
+
     metadata_memory& memory_;
+    directory_type& directory_;
     chunk_set chunks_;
     chunk_type* last_ = nullptr;
 };

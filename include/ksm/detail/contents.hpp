@@ -62,7 +62,7 @@ class contents {
         return [this, &a, gone](auto& e) {
             page_bytes const mine = view(a);
             page_bytes other;
-            if constexpr (requires { e.sharers; }) {
+            if constexpr (requires { e.sharer; }) {
                 other = index_.provider.view(page_index<Provider>::frame_of(e));
             } else {
                 other = view(e);

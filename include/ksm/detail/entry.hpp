@@ -5,32 +5,24 @@
 
 #include <cstdint>
 
-#include <boost/intrusive/circular_list_algorithms.hpp>
-#include <boost/intrusive/detail/rbtree_node.hpp>
-#include <boost/intrusive/rbtree_algorithms.hpp>
-
 #include <ksm/digest.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
-/// Three words that link an entry into one structure at a time (I4).
-using links = boost::intrusive::compact_rbtree_node<void*>;
-using tree_traits = boost::intrusive::rbtree_node_traits<void*, true>;
-using tree_algorithms = boost::intrusive::rbtree_algorithms<tree_traits>;
+/// Names an entry (chunk_directory). Half as wide as a pointer, and links are most of an entry.
+using entry_number = std::uint32_t;
+inline constexpr unsigned entry_number_bits = 31;
+inline constexpr entry_number no_entry = 0;
 
-/// The same words as a ring: the sharers of a frame.
-struct ring_traits {
-    using node = links;
-    using node_ptr = tree_traits::node_ptr;
-    using const_node_ptr = tree_traits::const_node_ptr;
-    static node_ptr get_next(const_node_ptr n) { return tree_traits::get_right(n); }
-    static void set_next(node_ptr n, node_ptr next) { tree_traits::set_right(n, next); }
-    static node_ptr get_previous(const_node_ptr n) { return tree_traits::get_left(n); }
-    static void set_previous(node_ptr n, node_ptr prev) { tree_traits::set_left(n, prev); }
+/// What links an entry into one structure at a time (I4).
+struct links {
+    entry_number left = no_entry;
+    entry_number right = no_entry;
+    entry_number parent : entry_number_bits;
+    std::uint32_t is_red : 1;
 };
-using ring_algorithms = boost::intrusive::circular_list_algorithms<ring_traits>;
 
 /// Where an item stands. Exactly one of these holds at any time (I4).
 enum class item_state : std::uint8_t {
@@ -47,23 +39,29 @@ inline constexpr std::uint32_t max_partitions = 1U << partition_bits;
 /// What items and stable nodes have in common: a place in a tree under a frozen key.
 struct entry : links {
     explicit entry(std::uint32_t slot_in_chunk) noexcept
-        : links{}, digest(0), slot(slot_in_chunk & 63U), partition(0), state(0), has_digest(0),
-          untracked(0) {}
+        : links{no_entry, no_entry, no_entry, 0}, digest_low_(0), digest_high_(0),
+          slot(slot_in_chunk & 63U), partition(0), state(0), has_digest(0), untracked(0) {}
 
+    [[nodiscard]] std::uint64_t digest() const noexcept {
+        return std::uint64_t{digest_high_} << 32U | digest_low_;
+    }
     /// Freezes the key. \requires The entry is in no tree.
     void set_digest(std::uint64_t d) noexcept {
-        digest = d & ((std::uint64_t{1} << digest_bits) - 1);
+        digest_low_ = static_cast<std::uint32_t>(d);
+        digest_high_ = (d >> 32U) & ((std::uint64_t{1} << (digest_bits - 32U)) - 1);
     }
 
-    std::uint64_t digest : digest_bits;
-    std::uint64_t slot : 6;
-    std::uint64_t partition : partition_bits;
-    std::uint64_t state : 3;
-    std::uint64_t has_digest : 1; ///< `digest` is that of an earlier visit.
-    std::uint64_t untracked : 1;  ///< The provider cannot tell whether the page was written.
-};
+  private:
+    std::uint32_t digest_low_;
+    std::uint32_t digest_high_ : digest_bits - 32;
 
-struct stable_node;
+  public:
+    std::uint32_t slot : 6;
+    std::uint32_t partition : partition_bits;
+    std::uint32_t state : 3;
+    std::uint32_t has_digest : 1; ///< `digest()` is that of an earlier visit.
+    std::uint32_t untracked : 1;  ///< The provider cannot tell whether the page was written.
+};
 
 /// One tracked page. Its space and address follow from its place in a chunk.
 struct rmap_item : entry {
@@ -73,46 +71,19 @@ struct rmap_item : entry {
         return static_cast<item_state>(static_cast<std::uint8_t>(state));
     }
     void go(item_state s) noexcept { state = static_cast<std::uint8_t>(s) & 7U; }
-
-    /// \requires `where() == item_state::stable`.
-    [[nodiscard]] stable_node* node() const noexcept;
 };
 // The kernel's rmap item takes 64 bytes; this size is the library's memory footprint.
-static_assert(sizeof(rmap_item) == 32);
+static_assert(sizeof(rmap_item) == 20);
 
-/// One stable frame, with the ring of its sharers. The frame follows from the place in a chunk.
+/// One stable frame. The frame follows from the place in a chunk.
 struct stable_node : entry {
     using entry::entry;
 
-    void append(rmap_item& item) noexcept {
-        if (sharers == nullptr) {
-            ring_algorithms::init_header(&item);
-            sharers = &item;
-        } else {
-            ring_algorithms::link_before(sharers, &item);
-        }
-        tree_traits::set_parent(&item, this);
-        item.go(item_state::stable);
-    }
+    [[nodiscard]] bool in_use() const noexcept { return sharer != no_entry; }
 
-    void remove(rmap_item& item) noexcept {
-        if (sharers == &item) {
-            auto* const next = static_cast<rmap_item*>(ring_traits::get_next(&item));
-            sharers = next == &item ? nullptr : next;
-        }
-        ring_algorithms::unlink(&item);
-        item.go(item_state::loose);
-    }
-
-    [[nodiscard]] bool in_use() const noexcept { return sharers != nullptr; }
-
-    rmap_item* sharers = nullptr; ///< Any item of the ring; null: there is none.
+    entry_number sharer = no_entry; ///< Any of the items that share the frame (sharers.hpp).
 };
-static_assert(sizeof(stable_node) == 40);
-
-inline stable_node* rmap_item::node() const noexcept {
-    return static_cast<stable_node*>(tree_traits::get_parent(this));
-}
+static_assert(sizeof(stable_node) == 24);
 
 } // namespace detail
 KSM_NAMESPACE_END

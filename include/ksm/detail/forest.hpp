@@ -5,27 +5,34 @@
 #ifndef KSM_DETAIL_FOREST_HPP
 #define KSM_DETAIL_FOREST_HPP
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
 
 #include <ksm/detail/entry.hpp>
 #include <ksm/detail/memory.hpp>
+#include <ksm/detail/numbered_tree.hpp>
 #include <ksm/version.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
-template <class Entry>
+/// Where a search that found nothing would insert.
+struct forest_spot {
+    entry_number parent = no_entry;
+    bool is_left = true;
+};
+
+/// \tparam Directory  A chunk_directory of the entries.
+template <class Directory>
 class forest {
   public:
-    /// Where a search that found nothing would insert.
-    using spot = tree_algorithms::insert_commit_data;
+    using entry_type = typename Directory::slot_type;
 
     /// \param grows  Whether the number of trees follows the number of entries.
-    forest(metadata_memory& memory, bool grows) noexcept : memory_(memory), grows_(grows) {
-        tree_algorithms::init_header(&single_);
-    }
+    forest(metadata_memory& memory, Directory const& entries, bool grows) noexcept
+        : memory_(memory), entries_(entries), grows_(grows) {}
     ~forest() { memory_.destroy_array(many_, many_ == nullptr ? 0 : trees()); }
     forest(forest const&) = delete;
     forest& operator=(forest const&) = delete;
@@ -37,40 +44,38 @@ class forest {
     /// goes left, greater goes right. \returns An equal entry, or null and the spot.
     /// \complexity One comparison a level.
     template <class Order>
-    [[nodiscard]] Entry* find(std::uint64_t digest, Order&& order, spot& where) noexcept {
-        links* const header = header_of(digest);
-        links* parent = header;
-        links* node = tree_traits::get_parent(header);
-        bool left = true;
-        while (node != nullptr) {
-            auto* const e = static_cast<Entry*>(node);
-            std::strong_ordering const c = order(*e);
+    [[nodiscard]] entry_type* find(std::uint64_t digest, Order&& order,
+                                   forest_spot& where) noexcept {
+        where = {tree::header_number, true};
+        for (entry_number n = root_of(digest); n != no_entry;) {
+            entry_type& e = entries_[n];
+            std::strong_ordering const c = order(e);
             if (c == 0) {
-                return e;
+                return &e;
             }
-            parent = node;
-            left = c < 0;
-            node = left ? tree_traits::get_left(node) : tree_traits::get_right(node);
+            where = {n, c < 0};
+            n = c < 0 ? e.left : e.right;
         }
-        where.link_left = left;
-        where.node = parent;
         return nullptr;
     }
 
     /// Links `e` where a search ended; nothing may have changed since.
-    void insert_at(Entry& e, spot const& where) noexcept {
-        tree_algorithms::insert_unique_commit(header_of(e.digest), &e, where);
-        grown();
+    void insert_at(entry_type& e, forest_spot const& where) noexcept {
+        link_at(e, where);
+        ++size_;
+        if (grows_ && size_ > entries_per_tree * trees() && bits_ < digest_bits) {
+            rebuild(bits_ + 1);
+        }
     }
 
     /// Links `e` behind the entries that are not greater by digest.
-    void insert_by_digest(Entry& e) noexcept {
-        link_by_digest(e);
-        grown();
-    }
+    void insert_by_digest(entry_type& e) noexcept { insert_at(e, spot_by_digest(e)); }
 
-    void erase(Entry& e) noexcept {
-        tree_algorithms::erase(header_of(e.digest), &e);
+    void erase(entry_type& e) noexcept {
+        {
+            tree t{entries_, root_of(e.digest())};
+            tree::algorithms::erase(t.header(), t.at(Directory::number_of(e)));
+        }
         --size_;
         if (bits_ > 0 && size_ < trees()) {
             rebuild(bits_ - 1);
@@ -78,34 +83,36 @@ class forest {
     }
 
     /// The first entry with this digest, or null.
-    [[nodiscard]] Entry* first_with(std::uint64_t digest) noexcept {
-        Entry* found = nullptr;
-        for (links* node = tree_traits::get_parent(header_of(digest)); node != nullptr;) {
-            auto* const e = static_cast<Entry*>(node);
-            if (e->digest == digest) {
-                found = e;
+    [[nodiscard]] entry_type* first_with(std::uint64_t digest) noexcept {
+        entry_type* found = nullptr;
+        for (entry_number n = root_of(digest); n != no_entry;) {
+            entry_type& e = entries_[n];
+            if (e.digest() == digest) {
+                found = &e;
             }
-            node = e->digest < digest ? tree_traits::get_right(node) : tree_traits::get_left(node);
+            n = e.digest() < digest ? e.right : e.left;
         }
         return found;
     }
 
     /// The entry behind `e` if it has the same digest, or null.
-    [[nodiscard]] Entry* next_with_same(Entry& e) noexcept {
-        links* const next = tree_algorithms::next_node(&e);
-        if (next == header_of(e.digest)) {
+    [[nodiscard]] entry_type* next_with_same(entry_type& e) noexcept {
+        tree t{entries_, root_of(e.digest())};
+        auto const next = tree::algorithms::next_node(t.at(Directory::number_of(e)));
+        if (next == t.header()) {
             return nullptr;
         }
-        auto* const n = static_cast<Entry*>(next);
-        return n->digest == e.digest ? n : nullptr;
+        entry_type& n = entries_[next.number()];
+        return n.digest() == e.digest() ? &n : nullptr;
     }
 
     /// Empties the forest, handing every entry to `dispose`. \complexity O(entries).
     template <class Dispose>
     void clear(Dispose&& dispose) noexcept {
         for (std::size_t i = 0; i < trees(); ++i) {
-            tree_algorithms::clear_and_dispose(
-                header(i), [&](links* node) { dispose(static_cast<Entry&>(*node)); });
+            tree t{entries_, root(i)};
+            tree::algorithms::clear_and_dispose(
+                t.header(), [&](auto node) { dispose(entries_[node.number()]); });
         }
         size_ = 0;
     }
@@ -114,72 +121,81 @@ class forest {
     template <class Visit>
     void for_each(Visit&& visit) {
         for (std::size_t i = 0; i < trees(); ++i) {
-            links* const end = header(i);
-            for (links* n = tree_traits::get_left(end); n != end;
-                 n = tree_algorithms::next_node(n)) {
-                visit(static_cast<Entry&>(*n));
+            if (root(i) == no_entry) {
+                continue;
+            }
+            tree t{entries_, root(i)};
+            for (auto n = tree::algorithms::minimum(t.at(root(i))); n != t.header();
+                 n = tree::algorithms::next_node(n)) {
+                visit(entries_[n.number()]);
             }
         }
     }
 
   private:
-    // At most this many entries a tree on average: three levels below the root, and a header of
-    // 24 bytes costs an entry 3 to 6 bytes.
-    static constexpr std::size_t entries_per_tree = 8;
+    using tree = numbered_tree<Directory>;
 
-    [[nodiscard]] links* header(std::size_t tree) noexcept {
-        return many_ == nullptr ? &single_ : many_ + tree;
-    }
-    [[nodiscard]] links* header_of(std::uint64_t digest) noexcept {
-        return header(static_cast<std::size_t>(digest >> (digest_bits - bits_)));
-    }
+    // At most this many entries a tree on average, at least half as many: three levels, and a root
+    // costs an entry a byte or two.
+    static constexpr std::size_t entries_per_tree = 4;
 
-    void link_by_digest(Entry& e) noexcept {
-        tree_algorithms::insert_equal_upper_bound(
-            header_of(e.digest), &e, [](links const* a, links const* b) {
-                return static_cast<Entry const*>(a)->digest < static_cast<Entry const*>(b)->digest;
-            });
+    [[nodiscard]] entry_number& root(std::size_t i) noexcept {
+        return many_ == nullptr ? single_ : many_[i];
+    }
+    [[nodiscard]] entry_number& root_of(std::uint64_t digest) noexcept {
+        return root(static_cast<std::size_t>(digest >> (digest_bits - bits_)));
     }
 
-    void grown() noexcept {
-        ++size_;
-        if (grows_ && size_ > entries_per_tree * trees() && bits_ < digest_bits) {
-            rebuild(bits_ + 1);
-        }
+    [[nodiscard]] forest_spot spot_by_digest(entry_type const& e) noexcept {
+        forest_spot where;
+        static_cast<void>(find(
+            e.digest(),
+            [&](entry_type const& other) {
+                return e.digest() < other.digest() ? std::strong_ordering::less
+                                                   : std::strong_ordering::greater;
+            },
+            where));
+        return where;
+    }
+
+    void link_at(entry_type& e, forest_spot const& where) noexcept {
+        tree t{entries_, root_of(e.digest())};
+        typename tree::algorithms::insert_commit_data spot;
+        spot.link_left = where.is_left;
+        spot.node = t.at(where.parent);
+        tree::algorithms::insert_unique_commit(t.header(), t.at(Directory::number_of(e)), spot);
     }
 
     // Without memory the forest stays as it is, and only its speed suffers.
     void rebuild(unsigned bits) noexcept {
-        links* const old = many_;
+        entry_number* const old = many_;
         std::size_t const old_trees = trees();
-        links* const fresh =
-            bits == 0 ? nullptr : memory_.create_array<links>(std::size_t{1} << bits);
+        auto* const fresh =
+            bits == 0 ? nullptr : memory_.create_array<entry_number>(std::size_t{1} << bits);
         if (bits != 0 && fresh == nullptr) {
             return;
         }
-        links* chain = nullptr; // all entries, linked through their right pointers
-        for (std::size_t i = 0; i < old_trees; ++i) {
-            tree_algorithms::clear_and_dispose(header(i), [&](links* node) {
-                tree_traits::set_right(node, chain);
-                chain = node;
-            });
-        }
+        entry_number chain = no_entry; // all entries, linked through their right links
+        std::size_t const size = size_;
+        clear([&](entry_type& e) {
+            e.right = chain;
+            chain = Directory::number_of(e);
+        });
+        size_ = size;
         many_ = fresh;
         bits_ = bits;
-        for (std::size_t i = 0; i < trees(); ++i) {
-            tree_algorithms::init_header(header(i));
-        }
-        while (chain != nullptr) {
-            links* const node = chain;
-            chain = tree_traits::get_right(node);
-            link_by_digest(static_cast<Entry&>(*node));
+        while (chain != no_entry) {
+            entry_type& e = entries_[chain];
+            chain = e.right;
+            link_at(e, spot_by_digest(e));
         }
         memory_.destroy_array(old, old == nullptr ? 0 : old_trees);
     }
 
     metadata_memory& memory_;
-    links single_{};
-    links* many_ = nullptr;
+    Directory const& entries_;
+    entry_number single_ = no_entry;
+    entry_number* many_ = nullptr;
     std::size_t size_ = 0;
     unsigned bits_ = 0;
     bool grows_;

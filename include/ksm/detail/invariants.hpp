@@ -38,7 +38,7 @@ class inspector {
         for (partition* const p : index_.partitions) {
             p->stable.for_each([&](stable_node& n) {
                 std::uint64_t sharers = 0;
-                for_each_sharer(n, [&](rmap_item&) { return ++sharers != 0; });
+                index_.sharing.for_each(n, [&](rmap_item&) { return ++sharers != 0; });
                 visit(page_index_type::frame_of(n), sharers);
             });
         }
@@ -47,15 +47,6 @@ class inspector {
   private:
     using index_type = decltype(Scanner::index_);
     using page_index_type = index_type;
-
-    /// Calls `visit(item)` for the ring of a node until it answers false.
-    template <class Visit>
-    static void for_each_sharer(stable_node& node, Visit&& visit) {
-        rmap_item* item = node.sharers;
-        while (visit(*item) && ring_traits::get_next(item) != node.sharers) {
-            item = static_cast<rmap_item*>(ring_traits::get_next(item));
-        }
-    }
 
     [[nodiscard]] std::uint64_t& in_state(item_state s) {
         return items_[static_cast<std::size_t>(s)];
@@ -80,7 +71,7 @@ class inspector {
                         return "I4: a page that is merged or gone awaits a visit";
                     }
                     if (item.where() == item_state::stable &&
-                        item.node()->partition != item.partition) {
+                        index_.sharing.node_of(item).partition != item.partition) {
                         return "I2: a page shares a frame of another partition";
                     }
                 }
@@ -110,7 +101,7 @@ class inspector {
                     what = "I4: the unstable tree holds an item that says otherwise";
                 }
                 if (p->unstable.trees() > 1 || !content_order) {
-                    if (previous != nullptr && item.digest < previous->digest) {
+                    if (previous != nullptr && item.digest() < previous->digest()) {
                         what = "I5: the unstable tree is out of order";
                     }
                 }
@@ -137,10 +128,10 @@ class inspector {
                 if (previous != nullptr) {
                     auto const before = index_.provider.view(page_index_type::frame_of(*previous));
                     int const order = std::memcmp(before.data(), bytes.data(), bytes.size());
-                    bool const ascends = content_order
-                                             ? order < 0
-                                             : previous->digest < node.digest ||
-                                                   (previous->digest == node.digest && order != 0);
+                    bool const ascends =
+                        content_order ? order < 0
+                                      : previous->digest() < node.digest() ||
+                                            (previous->digest() == node.digest() && order != 0);
                     if (!ascends) {
                         what = "I3: the stable tree is not strictly ordered";
                     }
@@ -149,8 +140,9 @@ class inspector {
                     what = "I11: a stable node has no sharer";
                     return;
                 }
-                for_each_sharer(node, [&](rmap_item& item) {
-                    if (item.where() != item_state::stable || item.node() != &node) {
+                index_.sharing.for_each(node, [&](rmap_item& item) {
+                    if (item.where() != item_state::stable ||
+                        &index_.sharing.node_of(item) != &node) {
                         what = "I4: a sharer does not name its node";
                     }
                     return what == nullptr && ++sharers <= in_state(item_state::stable);

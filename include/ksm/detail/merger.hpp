@@ -47,7 +47,8 @@ class merger {
     /// (an earlier scanner's) gets one unless another frame has its content, or the report is not
     /// `current`: the frame may have been released since it was made.
     [[nodiscard]] bool adopt(rmap_item& item, frame_id frame, bool current) noexcept {
-        if (item.where() == item_state::stable && index_type::frame_of(*item.node()) == frame) {
+        if (item.where() == item_state::stable &&
+            index_type::frame_of(index_.sharing.node_of(item)) == frame) {
             return true;
         }
         index_.detach(item);
@@ -100,12 +101,12 @@ class merger {
             }
         }
         // While it waited its equals may have come by, taken for others: it may have been another.
-        bool const waits = a.where() == item_state::unstable && a.digest == digest;
+        bool const waits = a.where() == item_state::unstable && a.digest() == digest;
         if (waits && Policy::content_order) {
             return 1;
         }
         if (!waits) {
-            bool const settled = is_settled(a) || (a.has_digest != 0 && a.digest == digest);
+            bool const settled = is_settled(a) || (a.has_digest != 0 && a.digest() == digest);
             index_.detach(a); // before its key changes
             a.set_digest(digest);
             a.has_digest = 1;
@@ -193,7 +194,7 @@ class merger {
     std::size_t merge_with_stable(rmap_item& a, partition& p, std::uint64_t digest,
                                   std::size_t budget) noexcept {
         if constexpr (Policy::content_order) {
-            typename forest<stable_node>::spot where;
+            forest_spot where;
             stable_node* const node =
                 p.stable.find(0, contents_.content_order_of(a, nullptr), where);
             // The bytes were equal a moment ago: a page that differs now is being written.
@@ -295,7 +296,7 @@ class merger {
     std::size_t merge_with_unstable(rmap_item& a, partition& p, std::size_t budget) noexcept {
         if constexpr (Policy::content_order) {
             bool gone = false;
-            forest<rmap_item>::spot where;
+            forest_spot where;
             rmap_item* const b = p.unstable.find(0, contents_.content_order_of(a, &gone), where);
             if (b == nullptr) {
                 p.unstable.insert_at(a, where);
@@ -309,7 +310,7 @@ class merger {
         } else {
             // Equal digests stand side by side: contents that collide, or entries that were
             // written since. Only equal bytes are a match.
-            for (rmap_item* b = p.unstable.first_with(a.digest); b != nullptr;
+            for (rmap_item* b = p.unstable.first_with(a.digest()); b != nullptr;
                  b = p.unstable.next_with_same(*b)) {
                 if (b != &a && contents_.equal(a, *b)) {
                     index_.detach(a);
@@ -330,7 +331,7 @@ class merger {
         if constexpr (!Policy::drops_unstable_tree) {
             auto& waiting = index_.partitions[node.partition].unstable;
             page_bytes const content = contents_.view(index_type::frame_of(node));
-            for (rmap_item* item = waiting.first_with(node.digest); item != nullptr;) {
+            for (rmap_item* item = waiting.first_with(node.digest()); item != nullptr;) {
                 page_bytes const bytes = contents_.view(*item);
                 if (bytes.empty() || !contents_.equal(bytes, content)) {
                     item = waiting.next_with_same(*item);
@@ -338,7 +339,7 @@ class merger {
                 }
                 index_.detach(*item);
                 index_.revisit(*item);
-                item = waiting.first_with(node.digest);
+                item = waiting.first_with(node.digest());
             }
         }
     }
@@ -359,7 +360,7 @@ class merger {
                 break;
             }
             std::uint64_t const digest = contents_.digest_of(bytes, p);
-            if (digest != other->digest || (!is_settled(*mine) && digest != mine->digest)) {
+            if (digest != other->digest() || (!is_settled(*mine) && digest != mine->digest())) {
                 memo_item_ = mine; // it is visited next
                 memo_digest_ = digest;
                 break;
@@ -446,13 +447,13 @@ class merger {
         // The frame holds what the page was when it was promoted, which no digest has seen.
         node->set_digest(contents_.digest_of(content, p));
         if constexpr (Policy::content_order) {
-            forest<stable_node>::spot where;
+            forest_spot where;
             if (p.stable.find(0, contents_.frame_order_of(content), where) == nullptr) {
                 p.stable.insert_at(*node, where);
                 return node;
             }
         } else {
-            stable_node* twin = p.stable.first_with(node->digest);
+            stable_node* twin = p.stable.first_with(node->digest());
             while (twin != nullptr &&
                    !contents_.equal(content, contents_.view(index_type::frame_of(*twin)))) {
                 twin = p.stable.next_with_same(*twin);

@@ -9,16 +9,13 @@
 #include <cstdint>
 
 #include <ksm/detail/partition.hpp>
+#include <ksm/detail/sharers.hpp>
 #include <ksm/detail/space.hpp>
 #include <ksm/page_provider.hpp>
 #include <ksm/statistics.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail {
-
-struct no_header {};
-using stable_table = chunk_table<stable_node, 16, no_header>;
-using stable_chunk = stable_table::chunk_type;
 
 [[nodiscard]] inline page_number page_of(rmap_item& item) noexcept {
     return page_number{rmap_chunk::number_of(item)};
@@ -35,7 +32,9 @@ class page_index {
   public:
     page_index(Provider& p, std::pmr::memory_resource* resource, bool forests_grow,
                std::uint64_t seed) noexcept
-        : provider(p), memory(resource), partitions(memory, forests_grow, seed), frames(memory) {}
+        : provider(p), memory(resource), entries(memory),
+          partitions(memory, entries, forests_grow, seed), frames(memory, entries.nodes),
+          sharing(entries) {}
     ~page_index() {
         spaces.clear_and_dispose([this](space* s) { memory.destroy(s); });
     }
@@ -124,8 +123,8 @@ class page_index {
             --counters.pages_unshared;
             break;
         case item_state::stable: {
-            stable_node& node = *item.node();
-            node.remove(item);
+            stable_node& node = sharing.node_of(item);
+            sharing.remove(node, item);
             --space_of(item).merging_pages;
             if (node.in_use()) {
                 --counters.pages_sharing;
@@ -154,7 +153,7 @@ class page_index {
         settle(item);
         ++(node.in_use() ? counters.pages_sharing : counters.pages_shared);
         ++space_of(item).merging_pages;
-        node.append(item);
+        sharing.append(node, item);
     }
 
     /// \requires The item is loose, and its page reads as zero through merge_zero.
@@ -225,8 +224,10 @@ class page_index {
 
     Provider& provider;
     metadata_memory memory;
+    directories entries;
     partition_table partitions;
     stable_table frames;
+    sharers sharing;
     boost::intrusive::list<space, boost::intrusive::base_hook<list_hook>,
                            boost::intrusive::constant_time_size<false>>
         spaces; ///< In the order in which they are scanned.

@@ -9,18 +9,32 @@
 #include <ksm/detail/entry.hpp>
 #include <ksm/detail/forest.hpp>
 #include <ksm/detail/memory.hpp>
+#include <ksm/detail/space.hpp>
 
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
-struct partition {
-    partition(metadata_memory& memory, bool grows, std::uint32_t place, std::uint32_t dom,
-              std::uint16_t numa_node, std::uint64_t digest_seed) noexcept
-        : stable(memory, grows), unstable(memory, grows), seed(digest_seed), index(place),
-          domain(dom), node(numa_node) {}
+struct no_header {};
+using stable_table = chunk_table<stable_node, 16, no_header>;
+using stable_chunk = stable_table::chunk_type;
+using node_directory = stable_table::directory_type;
 
-    forest<stable_node> stable;
-    forest<rmap_item> unstable;
+/// What the links of a scanner's entries mean.
+struct directories {
+    explicit directories(metadata_memory& memory) noexcept : items(memory), nodes(memory) {}
+
+    item_directory items;
+    node_directory nodes;
+};
+
+struct partition {
+    partition(metadata_memory& memory, directories const& entries, bool grows, std::uint32_t place,
+              std::uint32_t dom, std::uint16_t numa_node, std::uint64_t digest_seed) noexcept
+        : stable(memory, entries.nodes, grows), unstable(memory, entries.items, grows),
+          seed(digest_seed), index(place), domain(dom), node(numa_node) {}
+
+    forest<node_directory> stable;
+    forest<item_directory> unstable;
     std::uint64_t seed;
     std::uint32_t index;
     std::uint32_t domain;
@@ -29,8 +43,9 @@ struct partition {
 
 class partition_table {
   public:
-    partition_table(metadata_memory& memory, bool grows, std::uint64_t seed) noexcept
-        : memory_(memory), seed_(seed), grows_(grows) {}
+    partition_table(metadata_memory& memory, directories const& entries, bool grows,
+                    std::uint64_t seed) noexcept
+        : memory_(memory), entries_(entries), seed_(seed), grows_(grows) {}
     ~partition_table() {
         for (partition* p : *this) {
             memory_.destroy(p);
@@ -62,7 +77,8 @@ class partition_table {
         }
         // splitmix64's multiplier spreads the seeds of the partitions.
         auto const seed = seed_ + 0x9E3779B97F4A7C15U * (size_ + 1);
-        auto* const fresh = memory_.create<partition>(memory_, grows_, size_, domain, node, seed);
+        auto* const fresh =
+            memory_.create<partition>(memory_, entries_, grows_, size_, domain, node, seed);
         if (fresh != nullptr) {
             table_[size_++] = fresh;
             last_ = fresh;
@@ -85,6 +101,7 @@ class partition_table {
     }
 
     metadata_memory& memory_;
+    directories const& entries_;
     partition** table_ = nullptr;
     partition* last_ = nullptr;
     std::uint64_t seed_;

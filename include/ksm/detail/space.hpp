@@ -28,12 +28,14 @@ struct rmap_header : list_hook {
 };
 using rmap_table = chunk_table<rmap_item, 64, rmap_header>;
 using rmap_chunk = rmap_table::chunk_type;
+using item_directory = rmap_table::directory_type;
 
 using active_list = boost::intrusive::list<rmap_chunk, boost::intrusive::base_hook<list_hook>,
                                            boost::intrusive::constant_time_size<false>>;
 
 struct space : list_hook {
-    space(space_id name, metadata_memory& memory) noexcept : id(name), table(memory) {}
+    space(space_id name, metadata_memory& memory, item_directory& directory) noexcept
+        : id(name), table(memory, directory) {}
 
     space_id id;
     rmap_table table;
