@@ -255,10 +255,12 @@ class demonstration {
         return std::max<std::size_t>(1, heap_.pages() / 100);
     }
 
-    /// True: the files are read into the buffers before the provider knows these.
+    /// True: the files are read into the buffers before the provider knows these, and there is one
+    /// thread.
     static ksm::linux_options promise() {
         ksm::linux_options o;
         o.no_pinned_io = true;
+        o.no_readers = true;
         return o;
     }
 

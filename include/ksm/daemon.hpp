@@ -37,7 +37,10 @@ struct standard_daemon_thread {
     /// Lives in the daemon's thread while it works, after `on_start`.
     struct working {};
 
-    /// The process is a fork of the one in which this was made. The standard library cannot tell.
+    /// A daemon begins in this process.
+    void begin() noexcept {}
+    /// The process is a fork of the one in which the daemon began. The standard library cannot
+    /// tell.
     [[nodiscard]] bool in_forked_child() const noexcept { return false; }
     /// Time that the calling thread has used. Elapsed time is never less.
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
@@ -68,6 +71,7 @@ class daemon {
     /// \throws std::system_error when there can be no thread.
     explicit daemon(Scanner& scanner, daemon_options options = {}, Thread thread = {})
         : scanner_(scanner), options_(std::move(options)), system_(std::move(thread)) {
+        system_.begin();
         [[maybe_unused]] typename Thread::starting const mask{};
         sync_->thread = std::thread{[this] { work(); }};
     }
@@ -82,7 +86,8 @@ class daemon {
 
     /// Ends the thread: waits for the step in progress, not for a batch, a survey or a pause.
     /// Merged pages stay merged. `control` goes on to work. Once is enough. In a forked child,
-    /// which has no such thread, this does nothing, and `control` must not be called.
+    /// which has no such thread, this does nothing if `Thread` can tell (`linux_daemon_thread`),
+    /// and `control` must not be called.
     void stop() {
         if (system_.in_forked_child()) {
             return;

@@ -2,7 +2,10 @@
 #include <cstdlib>
 #include <thread>
 
+#include <ksm/scanner.hpp>
+
 #include "linux_support.hpp"
+#include "linux_watching.hpp"
 
 using namespace linux_test;
 
@@ -56,6 +59,27 @@ std::byte* use_up(std::size_t max_map_count, std::size_t page) {
 }
 
 } // namespace
+
+TEST_CASE("no page becomes a frame that scarce mappings forbid to share", "[linux]") {
+    linux_options o = GENERATE(quiescent(), by_move());
+    KSM_NEEDS_USERFAULTFD(o);
+    o.max_mappings = 64;
+    linux_provider p{o};
+    memory m{p, 400};
+    for (std::size_t i = 0; i < m.size(); ++i) {
+        m.fill(i, i % 2 == 0 ? i / 4 : 1000 + i); // a hundred pairs
+    }
+    scanner s{p};
+    REQUIRE(s.enter(p.space()) == status::ok);
+    static_cast<void>(s.scan_pass());
+    for (int pass = 0; pass < 4; ++pass) {
+        watching const now{detail::os::call::pwrite};
+        std::uint64_t const before = s.statistics().pages_shared;
+        static_cast<void>(s.scan_pass());
+        CHECK(static_cast<std::uint64_t>(watched.seen) == s.statistics().pages_shared - before);
+    }
+    CHECK(s.statistics().pages_shared > 5);
+}
 
 TEST_CASE("merging stops at the budget of mappings that the options set", "[linux]") {
     linux_options o = GENERATE(quiescent(), by_mprotect());

@@ -130,6 +130,19 @@ TEST_CASE("the daemon's clock is the time that its thread has used", "[linux]") 
     CHECK(thread.cpu_time() - before < std::chrono::milliseconds{20});
 }
 
+TEST_CASE("a daemon in a child is the child's, whoever made its thread object", "[linux]") {
+    linux_daemon_thread const of_the_parent;
+    CHECK(in_child([&] {
+              linux_provider p{quiescent()};
+              scanner_type scanner{p};
+              std::size_t links = 0;
+              { daemon_type const background{scanner, {}, of_the_parent}; }
+              detail::os::descriptor const tasks{
+                  ::open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+              return tasks.intact(&links) && links == 3 ? 0 : 1; // its own two, and a thread's
+          }) == 0);
+}
+
 TEST_CASE("a forked child may destroy a daemon that its parent runs", "[linux]") {
     linux_provider p{quiescent()};
     scanner_type scanner{p};

@@ -362,6 +362,7 @@ TEST_CASE("without userfaultfd and promises a second thread ends merging, and th
     linux_options o;
     o.allow.move = false;
     o.allow.wp = false;
+    o.no_pinned_io = true;
     linux_provider p{o};
     memory m{p, 4};
     m.fill(0, 1);
@@ -385,6 +386,23 @@ TEST_CASE("without userfaultfd and promises a second thread ends merging, and th
     }
     CHECK(m.holds(0, 1));
     CHECK(p.merge(p.space(), m.page(2), pages(1), f.first).why == status::ok);
+}
+
+TEST_CASE("a process with one thread must promise that no page is pinned", "[linux]") {
+    CHECK(in_child([] {
+              linux_options o;
+              o.allow.move = false;
+              linux_provider const without{o};
+              linux_capabilities const is = without.capabilities();
+              o.no_pinned_io = true;
+              o.allow.wp = false;
+              linux_provider const with{o};
+              return is.strategy == write_exclusion::off &&
+                             std::string{is.reason}.find("no_pinned_io") != std::string::npos &&
+                             with.capabilities().strategy == write_exclusion::quiescent
+                         ? 0
+                         : 1;
+          }) == 0);
 }
 
 TEST_CASE("the hooks run once in a call, and a freeze that fails makes it busy", "[linux]") {

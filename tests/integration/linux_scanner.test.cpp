@@ -70,6 +70,36 @@ TEST_CASE("the engine stops at the budget of mappings and says so", "[linux]") {
     }
 }
 
+TEST_CASE("what a second thread has kept from merging merges when it has ended", "[linux]") {
+    CHECK(in_child([] {
+              linux_options o;
+              o.strategy = write_exclusion::quiescent;
+              o.no_pinned_io = true;
+              linux_provider p{o};
+              memory m{p, 20};
+              for (std::size_t i = 0; i < 20; ++i) {
+                  m.fill(i, i % 2);
+              }
+              scanner s{p};
+              static_cast<void>(s.enter(p.space()));
+              std::atomic<bool> end{false};
+              std::thread other{[&] { end.wait(false); }};
+              for (int pass = 0; pass < 3; ++pass) {
+                  static_cast<void>(s.scan_pass());
+              }
+              bool const refused = s.statistics().pages_shared == 0;
+              end = true;
+              end.notify_one();
+              other.join();
+              while (p.capabilities().strategy == write_exclusion::off) { // the kernel is late
+              }
+              for (int pass = 0; pass < 3; ++pass) {
+                  static_cast<void>(s.scan_pass());
+              }
+              return refused && s.statistics().pages_sharing == 18 ? 0 : 1;
+          }) == 0);
+}
+
 TEST_CASE("the engine passes by single pages when mappings are scarce, and merges a run",
           "[linux]") {
     linux_options options = quiescent();

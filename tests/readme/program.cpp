@@ -7,7 +7,9 @@
 #include <ksm/scanner.hpp>
 
 int main() {
-    ksm::linux_provider memory; // the process has one thread: no promise is needed
+    ksm::linux_options options;
+    options.no_pinned_io = true; // a promise: no io_uring, O_DIRECT or RDMA here
+    ksm::linux_provider memory{options};
     ksm::page_range const region = memory.map(ksm::page_count{1024});
     for (std::size_t i = 0; i < region.count.value(); ++i) {
         std::byte* const page = memory.address(region.first + ksm::page_count{i});

@@ -207,6 +207,7 @@ struct fake_thread {
     struct working {};
     fake_time* time;
 
+    static void begin() noexcept {}
     static bool in_forked_child() noexcept { return false; }
     std::chrono::nanoseconds cpu_time() noexcept { return time->used; }
     template <class Done>

@@ -326,14 +326,12 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
-    if (from == page_number{}) {
-        machine_.tracker.begin_walk(wanted);
-    }
+    coverage const given = machine_.walk(from, wanted);
     if (machine_.reader.bytes() != 0) {
         static_cast<void>(machine_.reader.prepare()); // without it the pages are busy
     }
     machine_.reader.forget();
-    survey_result const r = wanted == coverage::changes && machine_.tracker.available()
+    survey_result const r = given == coverage::changes
                                 ? detail::os::survey_changes(machine_, land_.regions, from, out)
                                 : detail::os::survey_every_page(machine_, land_.regions, from, out);
     if (machine_.suspect.count.value() != 0) {

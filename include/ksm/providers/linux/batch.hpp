@@ -42,15 +42,10 @@ class batch {
             !m_.table.prepare(p.first, p.pages, entry, end_)) {
             return;
         }
-        // For each run as if the others were not there, which is never too little.
-        std::ptrdiff_t const cost =
-            std::max<std::ptrdiff_t>(m_.table.cost(p.first, p.pages, entry), 0);
-        if (!m_.budget.allows(m_.mappings() + planned_, cost) ||
-            !m_.budget.worth(m_.mappings() + planned_, cost, p.pages)) {
+        if (!affords(p.first, p.pages, entry)) {
             return;
         }
         m_.split_huge_pages(p);
-        planned_ += static_cast<std::size_t>(cost);
         end_ = p.first + page_count{p.pages};
         runs_[size_++] = {&r, p, r.frame};
     }
@@ -85,9 +80,21 @@ class batch {
         bool repaired = false;
     };
 
+    /// Whether the budget has room for a run beside those that it has had room for before. Each is
+    /// priced as if the others were not there, which is never too little.
+    [[nodiscard]] bool affords(page_number first, std::size_t pages, page_entry entry) noexcept {
+        std::ptrdiff_t const cost = std::max<std::ptrdiff_t>(m_.table.cost(first, pages, entry), 0);
+        std::size_t const used = m_.mappings() + planned_;
+        if (!m_.budget.allows(used, cost) || !m_.budget.worth(used, cost, pages)) {
+            return false;
+        }
+        planned_ += static_cast<std::size_t>(cost);
+        return true;
+    }
+
     [[nodiscard]] std::span<run> runs() noexcept { return std::span{runs_}.first(size_); }
 
-    /// False: the window could not be opened, and nothing has changed.
+    /// False: the window could not be opened, or a fork is under way; nothing has changed.
     [[nodiscard]] bool replace() noexcept {
         place all = runs_[0].where;
         all.pages = (end_ - all.first).value();
@@ -97,16 +104,21 @@ class batch {
         }
         std::array<iovec, most> parts;
         std::size_t n = 0;
+        planned_ = 0;
         for (run& r : runs()) {
             int unread = 0;
             r.equal = m_.reader.equal(r.where.at, m_.frames.view(r.frame), r.where.pages,
                                       r.where.in_place, unread);
+            // A part may cost more than the whole, which would have joined its neighbours.
+            if (r.equal != 0 && !affords(r.where.first, r.equal, page_entry::merged(r.frame))) {
+                r.equal = 0;
+            }
             if (r.equal != 0) {
                 parts[n++] = {r.where.at, r.equal * m_.page};
             }
         }
-        if (m_.writers.gates_forks()) {
-            fork_gate::instance().enter(); // a child would keep the empty pages
+        if (!fork_gate::instance().enter()) { // a child would keep the empty pages
+            return false;
         }
         // What this does not give back is replaced all the same.
         static_cast<void>(sys::process_madvise({parts.data(), n}, MADV_DONTNEED));
@@ -115,9 +127,7 @@ class batch {
                 replace(r);
             }
         }
-        if (m_.writers.gates_forks()) {
-            fork_gate::instance().leave();
-        }
+        fork_gate::instance().leave();
         return true;
     }
 

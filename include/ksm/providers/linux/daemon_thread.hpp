@@ -22,6 +22,7 @@ struct linux_daemon_thread : standard_daemon_thread {
     using starting = signals_blocked;
     using working = signals_blocked;
 
+    void begin() noexcept { process_ = ::getpid(); }
     [[nodiscard]] bool in_forked_child() const noexcept { return ::getpid() != process_; }
     [[nodiscard]] std::chrono::nanoseconds cpu_time() noexcept {
         timespec t{};
@@ -30,7 +31,7 @@ struct linux_daemon_thread : standard_daemon_thread {
     }
 
   private:
-    pid_t process_ = ::getpid();
+    pid_t process_ = 0;
 };
 
 KSM_NAMESPACE_END

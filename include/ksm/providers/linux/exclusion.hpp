@@ -93,6 +93,7 @@ class exclusion {
     [[nodiscard]] status enter() noexcept {
         verdict const v = judge();
         if (v.strategy == write_exclusion::off) {
+            refused_ = true;
             return status::refused;
         }
         frozen_ = v.strategy == write_exclusion::quiescent && !options_.quiescent && hooks();
@@ -101,7 +102,7 @@ class exclusion {
             return status::busy;
         }
         in_force_ = v.strategy;
-        deserted_ = nobody_waits() && (gates_forks_ || (!options_.quiescent && !hooks()));
+        deserted_ = nobody_waits() && gates_forks_;
         return status::ok;
     }
     void leave() noexcept {
@@ -111,14 +112,23 @@ class exclusion {
         }
     }
 
+    /// Pages were refused, and would not be any more: a second thread has ended, or the like. The
+    /// answer is given once.
+    [[nodiscard]] bool recovered() noexcept {
+        if (!refused_ || judge().strategy == write_exclusion::off) {
+            return false;
+        }
+        refused_ = false;
+        return true;
+    }
+
     /// Nobody can meet a window of the latest call, however long it is.
     [[nodiscard]] bool nobody_waits() const noexcept {
         return in_force_ == write_exclusion::quiescent;
     }
-    /// Nobody reads regions either during the latest call, nor copies them by a fork while a gate
-    /// is held, which is needed where there are other threads.
+    /// By promise nobody reads regions either during the latest call; forks are kept out by the
+    /// gate.
     [[nodiscard]] bool deserted() const noexcept { return deserted_; }
-    [[nodiscard]] bool gates_forks() const noexcept { return gates_forks_; }
     /// The application's threads were stopped for the latest call.
     [[nodiscard]] bool stops_threads() const noexcept {
         return nobody_waits() && !options_.quiescent && hooks();
@@ -245,7 +255,8 @@ class exclusion {
     bool can_protect_ = false;
     bool frozen_ = false;
     bool deserted_ = false;
-    bool gates_forks_ = false;
+    bool gates_forks_ = false; ///< They can be kept out of batches.
+    bool refused_ = false;
     bool strict_commit_ = false;
 };
 
@@ -306,7 +317,11 @@ inline exclusion::verdict exclusion::judge() const noexcept {
         return {quiescent, "The hooks freeze and thaw stop the writers."};
     }
     if (single_threaded()) {
-        return {quiescent, "The process has one thread."};
+        return options_.no_pinned_io
+                   ? verdict{quiescent, "The process has one thread, and no page is pinned by "
+                                        "promise."}
+                   : verdict{off, "The process has one thread, but what is read into a pinned page "
+                                  "would be lost: promise no_pinned_io."};
     }
     if (options_.strategy == quiescent || !(options_.no_syscall_io && options_.no_pinned_io)) {
         return {off, "The process has several threads, and userfaultfd cannot be had: promise "

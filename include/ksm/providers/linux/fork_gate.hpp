@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include <ksm/providers/linux/own_memory.hpp>
 #include <ksm/providers/linux/syscalls.hpp>
@@ -28,6 +29,9 @@ class fork_gate {
 
     /// Once for all providers, and for good: a handler of pthread_atfork cannot be taken back.
     [[nodiscard]] os_error install() noexcept {
+        if (inherited()) {
+            take_over();
+        }
         while (installing_.exchange(true)) {
             ::sched_yield();
         }
@@ -36,14 +40,22 @@ class fork_gate {
         return e;
     }
 
-    /// Before a window is opened.
-    void enter() noexcept {
-        for (;;) {
+    /// Before a window is opened. False: a fork is under way. It may be waiting for the caller: for
+    /// a lock that he holds, in a handler of pthread_atfork, or because he has stopped its thread.
+    /// So nobody waits for it for long, and no second time.
+    [[nodiscard]] bool enter() noexcept {
+        for (std::int64_t begin = 0;;) {
             open_windows_.fetch_add(1);
             if (forks_.load() == 0) {
-                return;
+                patient_.store(true);
+                return true;
             }
             open_windows_.fetch_sub(1);
+            begin = begin == 0 ? nanoseconds() : begin;
+            if (!patient_.load() || nanoseconds() - begin > patience_ns) {
+                patient_.store(false);
+                return false;
+            }
             ::sched_yield();
         }
     }
@@ -73,6 +85,15 @@ class fork_gate {
     }
 
   private:
+    // A fork copies the page tables of a GiB in about so long.
+    static constexpr std::int64_t patience_ns = 20'000'000;
+
+    [[nodiscard]] static std::int64_t nanoseconds() noexcept {
+        timespec t{};
+        ::clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec * std::int64_t{1'000'000'000} + t.tv_nsec;
+    }
+
     [[nodiscard]] os_error do_install() noexcept {
         if (alive_.load() == nullptr) {
             void* const page = own_map(page_bytes());
@@ -108,6 +129,7 @@ class fork_gate {
 
     std::atomic<std::uint32_t> open_windows_{0};
     std::atomic<std::uint32_t> forks_{0};
+    std::atomic<bool> patient_{true};
     std::atomic<bool> installing_{false};
     bool installed_ = false;
     /// In a page that a fork wipes. It outlives every provider: a thread may be late in a window.

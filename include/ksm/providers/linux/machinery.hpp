@@ -109,6 +109,16 @@ struct machinery {
         }
     }
 
+    /// A survey begins, or goes on. \returns Which pages it lists: what the engine was refused is
+    /// no change, so all of them once that would not be refused any more.
+    [[nodiscard]] coverage walk(page_number from, coverage wanted) noexcept {
+        if (from == page_number{}) {
+            lists_all = writers.recovered();
+            tracker.begin_walk(lists_all ? coverage::every_page : wanted);
+        }
+        return lists_all || !tracker.available() ? coverage::every_page : wanted;
+    }
+
     /// Anonymous memory has become part of a region. \returns Whether it is tracked.
     bool made_anonymous(std::byte const* at, std::size_t bytes) noexcept {
         writers.watch(at, bytes);
@@ -174,7 +184,8 @@ struct machinery {
         return discards_at_once && writers.deserted();
     }
 
-    page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
+    bool lists_all = false; ///< The survey that goes on does, whatever it was asked for.
+    page_range suspect;     ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 
 } // namespace detail::os

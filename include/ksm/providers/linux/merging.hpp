@@ -37,8 +37,12 @@ struct replacement {
         return {page_count{0}, s};
     }
     // A frame is of no use unless its first sharer can be paid for, too.
-    if (!m.budget.allows(m.mappings(), 2 * m.table.cost(p.first, p.pages, entry))) {
+    std::ptrdiff_t const cost = std::max<std::ptrdiff_t>(m.table.cost(p.first, p.pages, entry), 0);
+    if (!m.budget.allows(m.mappings(), 2 * cost)) {
         return {page_count{0}, status::out_of_mappings};
+    }
+    if (!m.budget.worth(m.mappings() + static_cast<std::size_t>(cost), cost, p.pages)) {
+        return {page_count{0}, status::busy};
     }
     m.split_huge_pages(p);
     replacement r;

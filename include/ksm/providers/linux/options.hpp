@@ -22,7 +22,7 @@ enum class write_exclusion : std::uint8_t {
     wp,
     /// Read-only pages; writers wait in a SIGSEGV handler. Needs both I/O promises.
     mprotect,
-    /// A promise, freeze and thaw hooks, or a process with exactly one thread.
+    /// A promise, freeze and thaw hooks, or a process with exactly one thread and `no_pinned_io`.
     quiescent,
     /// Nothing is merged; surveys, views and unmerging work.
     off,
@@ -52,18 +52,19 @@ struct linux_options {
     /// Promise: no page of a region is pinned for I/O (io_uring fixed buffers, O_DIRECT, RDMA).
     bool no_pinned_io = false;
     /// Promise: nobody writes to a region, and no I/O into one is under way, during a call of the
-    /// provider or of an engine that uses it.
+    /// provider or of an engine that uses it; and no page of a region is pinned, also between
+    /// calls, unless by `pin` before.
     bool quiescent = false;
-    /// Promise: nobody reads a region either (nor I/O from one, nor another process) where `freeze`
-    /// or the promise `quiescent` keeps writers out. Many short runs are merged in one window then,
-    /// and their pages show zeros for a moment. True by itself where a process with one thread
-    /// needs no promise.
+    /// Promise: nobody reads a region either where the strategy is `quiescent`: no other thread, no
+    /// I/O that goes on by itself (io_uring, MSG_ZEROCOPY), no other process. Many short runs are
+    /// merged in one window then, and their pages show zeros for a moment.
     bool no_readers = false;
     /// Promise: no region is unmapped, remapped or protected, not even by mistake. Then regions are
     /// read in place and not checked before they are changed.
     bool stable_mappings = false;
 
-    /// Stops every writer; answers false if it cannot now (the call then answers `busy`). It runs
+    /// Stops every writer, also system calls; no page of a region may be pinned, as for
+    /// `quiescent`. Answers false if it cannot now (the call then answers `busy`). It runs
     /// once in a public call, outside of every write window.
     bool (*freeze)(void* context) noexcept = nullptr;
     /// Undoes `freeze`, also one that answered false.

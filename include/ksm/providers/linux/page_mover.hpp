@@ -150,7 +150,9 @@ class page_mover {
             }
         }
         dirty_ = 0;
-        fork_gate::instance().enter();
+        if (!fork_gate::instance().enter()) {
+            return {status::busy};
+        }
         int e = faults_.enroll(p.at, bytes, userfault::missing | userfault::protected_from_writes);
         if (e != 0) {
             if (e == ENOMEM) {

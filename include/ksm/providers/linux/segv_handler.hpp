@@ -81,9 +81,14 @@ class segv_handler {
         }
     }
 
-    /// Makes the pages read-only; 0 or errno, and then no window is open.
-    [[nodiscard]] int open(fault_window& w, std::byte* at, std::size_t bytes) noexcept {
-        fork_gate::instance().enter();
+    /// Makes the pages read-only; 0 or errno, and then no window is open. `entered` tells whether
+    /// the fork gate was: if not, nothing was tried.
+    [[nodiscard]] int open(fault_window& w, std::byte* at, std::size_t bytes,
+                           bool& entered) noexcept {
+        entered = fork_gate::instance().enter();
+        if (!entered) {
+            return 0;
+        }
         auto const begin = reinterpret_cast<std::uintptr_t>(at);
         w.begin.store(begin);
         w.end.store(begin + bytes);

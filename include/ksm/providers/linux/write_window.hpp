@@ -129,15 +129,7 @@ class write_window {
                 // read-only.
                 static_cast<void>(advise(place_.at, bytes(), madv_populate_write));
             }
-            if (int const error =
-                    segv_handler::instance().open(*exclusion_.window_, place_.at, bytes());
-                error != 0) {
-                refusal const r =
-                    mapping_refused(error, error == ENOMEM && has_hole(place_.at, bytes(), page_));
-                why_ = {r.why, error, r.disable};
-            } else {
-                way_ = way::mprotect;
-            }
+            open_read_only();
             return;
         case write_exclusion::move:
             if (place_.anonymous) {
@@ -158,6 +150,21 @@ class write_window {
             way_ = why_.why == status::ok ? way::protect : way::none;
             return;
         default: return;
+        }
+    }
+
+    void open_read_only() noexcept {
+        bool entered = false;
+        int const error =
+            segv_handler::instance().open(*exclusion_.window_, place_.at, bytes(), entered);
+        if (!entered) {
+            why_ = {status::busy};
+        } else if (error != 0) {
+            refusal const r =
+                mapping_refused(error, error == ENOMEM && has_hole(place_.at, bytes(), page_));
+            why_ = {r.why, error, r.disable};
+        } else {
+            way_ = way::mprotect;
         }
     }
 
