@@ -545,6 +545,22 @@ TEST_CASE("moved pages that are not replaced come back with their content", "[li
     CHECK(w.region.holds(3, 3));
 }
 
+TEST_CASE("moved pages come back although the application closes all descriptors", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    bool const number_is_taken = GENERATE(false, true);
+    CHECK(in_child([&] {
+              open_window w{by_move()};
+              for (int fd = 3; fd < 100; ++fd) {
+                  ::close(fd);
+              }
+              for (int fd = 3; number_is_taken && fd < 100; ++fd) {
+                  ::dup2(2, fd);
+              }
+              w.window->close();
+              return w.region.holds(2, 2) && w.region.holds(3, 3) ? 0 : 1;
+          }) == 0);
+}
+
 TEST_CASE("a page that the kernel moves and says that it did not is not lost", "[linux]") {
     KSM_NEEDS_USERFAULTFD(by_move());
     // The call in question: one of those that take the pages away, or that put them back.

@@ -256,12 +256,19 @@ class page_mover {
     }
     /// For a place that the application has made read-only, or the like: a copy does not mind.
     /// Where the page has moved already the kernel refuses.
-    void copy_back(std::byte* to, std::byte const* from) noexcept {
+    void copy_back(std::byte* to, std::byte* from) noexcept {
         for (pause p; true; p.longer()) {
             int const e = faults_.copy(to, from, page_);
-            if (e != ENOMEM && e != EAGAIN) {
-                return;
+            if (e == ENOMEM || e == EAGAIN) {
+                continue;
             }
+            if (e != 0 && !faults_.intact()) {
+                // The application has closed our descriptor, and with it the window: who waited
+                // sees zeros already. A mapping of its own is all that is left for the page.
+                static_cast<void>(sys::mremap(
+                    from, page_, page_, MREMAP_MAYMOVE | MREMAP_FIXED | mremap_dontunmap, to));
+            }
+            return;
         }
     }
 

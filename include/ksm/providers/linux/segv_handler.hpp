@@ -236,6 +236,10 @@ class segv_handler {
             w.aborted.store(true);
         } else {
             w.waiting.fetch_add(1);
+            // Most windows are closed before a thread that sleeps would have woken up.
+            for (int i = 0; i < 200 && w.generation.load() == g; ++i) {
+                ::sched_yield();
+            }
             while (w.generation.load() == g) {
                 futex_wait(futex_word(w), g);
             }
