@@ -250,20 +250,18 @@ class merger {
                           Equals&& equals) noexcept {
         space& s = space_of(a);
         page_number const first = page_of(a);
-        std::size_t guess = 16;
         std::size_t done = 0;
-        for (;; guess *= 4) {
+        for (std::size_t guess = 16;; guess *= 4) {
+            // Before all those that might follow are walked: mostly none does.
             std::size_t n = done == 0 ? 1 : 0;
-            while (done + n < most && joins(done + n)) {
-                ++n;
-            }
-            if (done != 0 && (n == 0 || !equals(done))) {
+            bool const single = done + n == most || !joins(done + n) || !equals(done + n);
+            if (single && done != 0) {
                 return done;
             }
-            bool const single = done == 0 && (n == 1 || !equals(1));
-            if (single) {
-                n = 1;
-            } else if (n > guess && !equals(done + n - 1)) {
+            while (!single && done + n < most && joins(done + n)) {
+                ++n;
+            }
+            if (n > guess && !equals(done + n - 1)) {
                 n = guess;
             }
             progress const p = index_.provider.merge(s.id, first + page_count{done}, page_count{n},
