@@ -14,6 +14,7 @@
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
+/// Keeps 8 bytes for each chunk of the most that there were at one time.
 template <class Chunk>
 class chunk_directory {
   public:
