@@ -34,7 +34,7 @@ class file_heap {
     /// \requires Not all files are empty.
     file_heap(std::vector<source_file> files, std::size_t copies, std::size_t bytes)
         : files_(std::make_move_iterator(files.begin()), std::make_move_iterator(files.end())),
-          copies_(std::max(copies, (bytes - 1) / bytes_of_a_copy() + 1)),
+          copies_(std::max(copies, (bytes - 1) / std::max(bytes_of_a_copy(), page_size()) + 1)),
           arena_(copies_ * bytes_of_a_copy()) {
         std::pmr::monotonic_buffer_resource heap{arena_.bytes().data(), arena_.bytes().size(),
                                                  std::pmr::null_memory_resource()};

@@ -561,6 +561,39 @@ TEST_CASE("moved pages come back although the application closes all descriptors
           }) == 0);
 }
 
+TEST_CASE("pages that are still there stay when the application closes all descriptors",
+          "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    static int before;
+    before = GENERATE(1, 2); // the first call that moves pages, or the one that puts them back
+    CHECK(in_child([] {
+              linux_provider p{by_move()};
+              memory m{p, 8};
+              for (std::size_t i = 0; i < 8; ++i) {
+                  m.fill(i, i);
+              }
+              promotion const made = p.promote(p.space(), m.page(0), pages(4));
+              static int seen;
+              seen = 0;
+              detail::os::fault_hook.store([](detail::os::call c) noexcept {
+                  if (c == detail::os::call::uffd_move && ++seen == before) {
+                      for (int fd = 3; fd < 100; ++fd) {
+                          ::close(fd);
+                      }
+                  }
+                  return 0;
+              });
+              static_cast<void>(p.merge(p.space(), m.page(4), pages(4), made.first));
+              detail::os::fault_hook.store(nullptr);
+              for (std::size_t i = 0; i < 8; ++i) {
+                  if (!m.holds(i, i)) {
+                      return 1;
+                  }
+              }
+              return seen >= before ? 0 : 2;
+          }) == 0);
+}
+
 TEST_CASE("a page that the kernel moves and says that it did not is not lost", "[linux]") {
     KSM_NEEDS_USERFAULTFD(by_move());
     // The call in question: one of those that take the pages away, or that put them back.

@@ -34,12 +34,12 @@ struct index_fixture {
 
 } // namespace
 
-TEST_CASE("At most 40 bytes are remembered of a page") {
+TEST_CASE("At most 24 bytes are remembered of a page") {
     machine m(1024);
     scanning<> s(m.memory, m.space);
     s.passes(2);
     REQUIRE(s.statistics().pages_unshared == 1024);
-    CHECK(s.statistics().metadata_bytes <= 1024 * 40);
+    CHECK(s.statistics().metadata_bytes <= 1024 * 24);
 }
 
 TEST_CASE("A tracked page is found by its number, and forgotten with its chunk") {

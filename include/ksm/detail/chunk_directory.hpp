@@ -14,7 +14,7 @@
 KSM_NAMESPACE_BEGIN
 namespace detail {
 
-/// Keeps 8 bytes for each chunk of the most that there were at one time.
+/// Takes 8 to 16 bytes for each chunk of the most that there were at one time, and keeps them.
 template <class Chunk>
 class chunk_directory {
   public:

@@ -135,8 +135,8 @@ class forest {
   private:
     using tree = numbered_tree<Directory>;
 
-    // At most this many entries a tree on average, at least half as many: three levels, and a root
-    // costs an entry a byte or two.
+    // At most this many entries a tree on average, and half as many after it has grown: three
+    // levels. A root of four bytes costs an entry one or two; four where many entries have gone.
     static constexpr std::size_t entries_per_tree = 4;
 
     [[nodiscard]] entry_number& root(std::size_t i) noexcept {

@@ -47,17 +47,16 @@ class sharers {
         return entries_.nodes[item.parent];
     }
 
-    /// Calls `visit(item)` for the sharers of a frame until it answers false.
+    /// Calls `visit(item)`, which changes nothing, for the sharers of a frame until it answers
+    /// false.
     template <class Visit>
     void for_each(stable_node const& node, Visit&& visit) const {
-        entry_number n = node.sharer;
-        do {
+        bool more = node.in_use();
+        for (entry_number n = node.sharer; more;) {
             rmap_item& item = entries_.items[n];
             n = item.right;
-            if (!visit(item)) {
-                return;
-            }
-        } while (n != node.sharer);
+            more = visit(item) && n != node.sharer;
+        }
     }
 
   private:

@@ -47,7 +47,6 @@ class fork_gate {
         for (std::int64_t begin = 0;;) {
             open_windows_.fetch_add(1);
             if (forks_.load() == 0) {
-                patient_.store(true);
                 return true;
             }
             open_windows_.fetch_sub(1);
@@ -75,6 +74,7 @@ class fork_gate {
         if (void (*const open)() noexcept = open_inherited_.load(); open != nullptr) {
             open();
         }
+        patient_.store(true);
         forks_.store(0);
         open_windows_.store(0);
         installing_.store(false);
@@ -85,7 +85,7 @@ class fork_gate {
     }
 
   private:
-    // A fork copies the page tables of a GiB in about so long.
+    // A fork copies the page tables of a GiB, or of a few, in about so long.
     static constexpr std::int64_t patience_ns = 20'000'000;
 
     [[nodiscard]] static std::int64_t nanoseconds() noexcept {
@@ -122,7 +122,10 @@ class fork_gate {
             ::sched_yield();
         }
     }
-    static void after_fork() noexcept { instance_.forks_.fetch_sub(1); }
+    static void after_fork() noexcept {
+        instance_.patient_.store(true);
+        instance_.forks_.fetch_sub(1);
+    }
     static void after_fork_in_child() noexcept { instance_.take_over(); }
 
     static fork_gate instance_;

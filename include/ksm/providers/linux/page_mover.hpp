@@ -57,7 +57,12 @@ class page_mover {
         std::memset(at, 1, pages * page);
         place p{page_number{}, at, pages};
         p.anonymous = true;
-        window_refusal const r = open(p, piece_list::run(pages));
+        window_refusal r = open(p, piece_list::run(pages));
+        for (int tries = 0; tries < 100 && r.why == status::busy && r.error == 0; ++tries) {
+            timespec const t{0, 10'000'000}; // a fork is under way
+            ::nanosleep(&t, nullptr);
+            r = open(p, piece_list::run(pages));
+        }
         bool moved = r.why == status::ok && pages_ == pages;
         if (r.why == status::ok) {
             moved_.calibrate(slot(0), page);
@@ -96,7 +101,7 @@ class page_mover {
     void close(place const& p, std::size_t replaced, bool empty = false) noexcept {
         std::size_t used = replaced;
         for (std::size_t i = replaced; i < pages_;) {
-            std::size_t const n = put_back(p, i, pages_ - i);
+            std::size_t const n = put_back(p, i, pages_ - i, true);
             used = n == 0 ? pages_ : used;
             i += n == 0 ? 1 : n;
         }
@@ -230,13 +235,15 @@ class page_mover {
     /// busy. What is away beyond the pages that it owns up to comes back.
     void recall(place const& p) noexcept {
         for (std::size_t i = pages_; i < wanted_.pages(); ++i) {
-            dirty_ = put_back(p, i, 1) == 0 ? wanted_.pages() : dirty_;
+            dirty_ = put_back(p, i, 1, false) == 0 ? wanted_.pages() : dirty_;
         }
     }
 
     /// Pages that came back into their place by moving, from `first` on; 0: that one did not. It
     /// was copied; or something is in its place; or the application has unmapped the place.
-    [[nodiscard]] std::size_t put_back(place const& p, std::size_t first, std::size_t n) noexcept {
+    /// \param away  They are known to be: not only perhaps.
+    [[nodiscard]] std::size_t put_back(place const& p, std::size_t first, std::size_t n,
+                                       bool away) noexcept {
         piece const where = wanted_.from(first);
         n = std::min(n, where.pages);
         std::byte* const to = p.at + where.first * page_;
@@ -250,19 +257,19 @@ class page_mover {
             m = faults_.move(to, from, page_);
         }
         if (m.bytes == 0 && m.error != EEXIST && m.error != ENOENT) {
-            copy_back(to, from);
+            copy_back(to, from, away);
         }
         return m.bytes / page_;
     }
     /// For a place that the application has made read-only, or the like: a copy does not mind.
     /// Where the page has moved already the kernel refuses.
-    void copy_back(std::byte* to, std::byte* from) noexcept {
+    void copy_back(std::byte* to, std::byte* from, bool away) noexcept {
         for (pause p; true; p.longer()) {
             int const e = faults_.copy(to, from, page_);
             if (e == ENOMEM || e == EAGAIN) {
                 continue;
             }
-            if (e != 0 && !faults_.intact()) {
+            if (e != 0 && away && !faults_.intact()) {
                 // The application has closed our descriptor, and with it the window: who waited
                 // sees zeros already. A mapping of its own is all that is left for the page.
                 static_cast<void>(sys::mremap(

@@ -18,7 +18,7 @@
 KSM_NAMESPACE_BEGIN
 namespace detail::os {
 
-enum class restoration : unsigned char { done, not_possible, no_memory };
+enum class restoration : unsigned char { done, not_possible, not_now, no_memory };
 
 /// One window: copies take the place of the pages. \requires The pages map frames, the provider has
 /// entered, and copying is allowed.
@@ -45,7 +45,7 @@ enum class restoration : unsigned char { done, not_possible, no_memory };
     {
         write_window window{m.writers, p, m.page};
         if (window.why() != status::ok) {
-            return restoration::not_possible;
+            return window.met_fork() ? restoration::not_now : restoration::not_possible;
         }
         if (!m.reader.copy(copy, p.at, p.pages, p.in_place) || !window.sound()) {
             return restoration::not_possible;
@@ -129,7 +129,9 @@ enum class privacy : unsigned char {
                 exclusive ? restore_pages(m, mirrors, run) : restoration::not_possible;
             if (r == restoration::no_memory) {
                 why = status::out_of_memory;
-            } else if (r == restoration::not_possible) {
+            } else if (r == restoration::not_now && wanted == privacy::mapping) {
+                why = status::busy;
+            } else if (r != restoration::done) {
                 why = break_cow(m, run);
             }
         } else if (kind == backing::zero) {

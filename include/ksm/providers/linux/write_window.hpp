@@ -54,6 +54,10 @@ class write_window {
 
     /// Anything but ok: the window is not open, the pages are as they were.
     [[nodiscard]] status why() const noexcept { return why_.why; }
+    /// It is not open because a fork is under way.
+    [[nodiscard]] bool met_fork() const noexcept {
+        return why_.why == status::busy && why_.error == 0;
+    }
     /// The first so many pages of all pieces are in the window, which may not be all.
     [[nodiscard]] std::size_t pages() const noexcept { return pages_; }
     /// Why there are not more.
