@@ -3,7 +3,6 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
-#include <mutex>
 #include <thread>
 
 #include <pthread.h>
@@ -31,11 +30,11 @@ std::atomic<void (*)()> before_fork{nullptr};
     nullptr, nullptr);
 
 std::atomic<bool> closed{false};
-std::mutex lock_of_the_heap;
+std::atomic<bool> heap_is_held{false};
 
 void wait_for_the_heap() {
     closed = true;
-    std::lock_guard const lock(lock_of_the_heap);
+    heap_is_held.wait(true);
 }
 
 /// A fork that is under way, and waits in a handler of the application, while this lives.
@@ -43,7 +42,7 @@ class pending_fork {
   public:
     pending_fork() {
         closed = false;
-        lock_of_the_heap.lock();
+        heap_is_held = true;
         before_fork = &wait_for_the_heap;
         thread_ = std::thread{[] {
             pid_t const child = ::fork();
@@ -57,9 +56,13 @@ class pending_fork {
         }
     }
     ~pending_fork() {
-        lock_of_the_heap.unlock();
+        go_on();
         thread_.join();
         before_fork = nullptr;
+    }
+    static void go_on() {
+        heap_is_held = false;
+        heap_is_held.notify_all();
     }
     pending_fork(pending_fork const&) = delete;
     pending_fork& operator=(pending_fork const&) = delete;
@@ -126,6 +129,55 @@ TEST_CASE("while a fork waits for the merging thread pages merge one by one, not
               }
               bool const forks_go_on = in_child([] { return 0; }) == 0;
               return watched.seen == 0 && m.holds(6, 0) && forks_go_on ? 0 : 2;
+          }) == 0);
+}
+
+TEST_CASE("nothing is released into mappings of frames because of a fork", "[linux]") {
+    CHECK(in_child([] {
+              linux_provider p{by_mprotect()};
+              memory m{p, 2};
+              m.fill(0, 1);
+              m.fill(1, 1);
+              promotion const made = p.promote(p.space(), m.page(0), pages(1));
+              static_cast<void>(p.merge(p.space(), m.page(1), pages(1), made.first));
+              {
+                  pending_fork const waiting;
+                  region_error const e = p.try_release(m.range);
+                  if (e.what != region_fault::refused || e.os.error != EAGAIN ||
+                      look(p, m.page(1)).state != page_state::merged) {
+                      return 1;
+                  }
+              }
+              return p.try_release(m.range) ? 2 : 0;
+          }) == 0);
+}
+
+TEST_CASE("a provider that is made beside a fork can move pages", "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
+    CHECK(in_child([] {
+              linux_provider p{by_move()};
+              memory m{p, 1};
+              m.fill(0, 1);
+              pending_fork const waiting;
+              // From now on no window waits for this fork.
+              if (p.promote(p.space(), m.page(0), pages(1)).made.why != status::busy) {
+                  return 1;
+              }
+              static std::atomic<bool> opens{false};
+              opens = false;
+              std::thread heap{[] {
+                  opens.wait(false);
+                  pending_fork::go_on();
+              }};
+              detail::os::fault_hook.store([](detail::os::call) noexcept {
+                  opens = true;
+                  opens.notify_all();
+                  return 0;
+              });
+              linux_provider const other{by_move()};
+              detail::os::fault_hook.store(nullptr);
+              heap.join();
+              return other.capabilities().strategy == write_exclusion::move ? 0 : 2;
           }) == 0);
 }
 

@@ -5,7 +5,6 @@
 #ifndef KSM_DETAIL_FOREST_HPP
 #define KSM_DETAIL_FOREST_HPP
 
-#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>

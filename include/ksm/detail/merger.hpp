@@ -254,11 +254,11 @@ class merger {
         for (std::size_t guess = 16;; guess *= 4) {
             // Before all those that might follow are walked: mostly none does.
             std::size_t n = done == 0 ? 1 : 0;
-            bool const single = done + n == most || !joins(done + n) || !equals(done + n);
-            if (single && done != 0) {
+            bool const ends = done + n == most || !joins(done + n) || !equals(done + n);
+            if (ends && done != 0) {
                 return done;
             }
-            while (!single && done + n < most && joins(done + n)) {
+            while (!ends && done + n < most && joins(done + n)) {
                 ++n;
             }
             if (n > guess && !equals(done + n - 1)) {
@@ -273,7 +273,7 @@ class merger {
                 index_.detach(item);
                 index_.hang(item, *index_.node_of(frame + page_count{done}));
             }
-            if (p.why == status::changed || single) {
+            if (p.why == status::changed || ends) {
                 if (done == 0 && p.why != status::changed) {
                     outcomes_.give_up(a, p.why);
                     return 1;
