@@ -42,8 +42,8 @@ namespace detail {
 } // namespace detail
 
 /// Width of a stored digest. Digests only order trees and tell volatile pages: equal digests of
-/// different contents cost time, never data, so 40 bits (one chance collision in 2^20 pages) do.
-inline constexpr unsigned digest_bits = 40;
+/// different contents cost time, never data, so 38 bits (two chance collisions in 2^20 pages) do.
+inline constexpr unsigned digest_bits = 38;
 
 /// The digest of a page's bytes. \complexity O(size): with AVX2 the time that it takes to read them
 /// from memory.

@@ -418,9 +418,7 @@ class scanner {
     }
 
     void made_private(detail::rmap_item& item) noexcept {
-        bool const was_merged =
-            item.where() == detail::item_state::stable || item.where() == detail::item_state::zero;
-        if (was_merged) {
+        if (is_merged(item)) {
             index_.detach(item);
             index_.revisit(item);
         }

@@ -948,6 +948,75 @@ TEST_CASE("A page that waits for a partner finds one in a frame that is adopted"
     CHECK(m.share(other, 0, m.space, 1));
 }
 
+namespace {
+
+/// Writes what a page holds already, after each pass. \returns How often it was merged.
+template <class Scanning>
+int merges_of_a_page_that_is_written(machine& m, Scanning& s, int passes) {
+    int merges = 0;
+    for (; passes > 0; --passes) {
+        s.passes(1);
+        merges += m.memory.is_stable(m.space, at(0));
+        m.write(0, 7);
+    }
+    return merges;
+}
+
+} // namespace
+
+TEST_CASE("A page whose sharing is broken again and again rests ever longer") {
+    machine m(3, {.page_size = 64, .change_tracking = false});
+    for (std::uint64_t page = 0; page < 3; ++page) {
+        m.write(page, 7);
+    }
+    scanning<> s(m.memory, m.space);
+    int const at_first = merges_of_a_page_that_is_written(m, s, 128);
+    CHECK(at_first >= 3);
+    CHECK(at_first <= 8);
+    CHECK(merges_of_a_page_that_is_written(m, s, 128) == 4); // one in thirty-two passes
+    CHECK(s.statistics().pages_skipped > 200);
+    CHECK(m.share(1, 2));
+    s.passes(33); // it is left alone
+    CHECK(m.share(0, 1));
+}
+
+TEST_CASE("A page that stays merged for a while is forgiven that it was written") {
+    machine m(3, {.page_size = 64, .change_tracking = false});
+    for (std::uint64_t page = 0; page < 3; ++page) {
+        m.write(page, 7);
+    }
+    scanning<> s(m.memory, m.space);
+    static_cast<void>(merges_of_a_page_that_is_written(m, s, 128));
+    s.passes(32 + 4);
+    REQUIRE(m.share(0, 1));
+    m.write(0, 7);
+    s.passes(2);
+    CHECK(m.share(0, 1));
+}
+
+TEST_CASE("The original algorithm merges a page however often its sharing was broken") {
+    machine m(3);
+    for (std::uint64_t page = 0; page < 3; ++page) {
+        m.write(page, 7);
+    }
+    scanning<ksm::classic_policy> s(m.memory, m.space);
+    CHECK(merges_of_a_page_that_is_written(m, s, 64) >= 60);
+    CHECK(s.statistics().pages_skipped == 0);
+}
+
+TEST_CASE("merge_now merges a page that rests because its sharing was broken") {
+    machine m(3, {.page_size = 64, .change_tracking = false});
+    for (std::uint64_t page = 0; page < 3; ++page) {
+        m.write(page, 7);
+    }
+    scanning<> s(m.memory, m.space);
+    static_cast<void>(merges_of_a_page_that_is_written(m, s, 130));
+    s.passes(1);
+    REQUIRE_FALSE(m.share(0, 1));
+    CHECK(s.scanner.merge_now(m.space, range(0, 3)).why == ksm::status::ok);
+    CHECK(m.share(0, 1));
+}
+
 TEST_CASE("What a call merges obeys merge_across_nodes as soon as that is set") {
     machine m(4);
     for (std::uint64_t p = 0; p < 4; ++p) {

@@ -40,7 +40,8 @@ inline constexpr std::uint32_t max_partitions = 1U << partition_bits;
 struct entry : links {
     explicit entry(std::uint32_t slot_in_chunk) noexcept
         : links{no_entry, no_entry, no_entry, 0}, digest_low_(0), digest_high_(0),
-          slot(slot_in_chunk & 63U), partition(0), state(0), has_digest(0), untracked(0) {}
+          slot(slot_in_chunk & 63U), partition(0), state(0), has_digest(0), untracked(0),
+          setbacks(0) {}
 
     [[nodiscard]] std::uint64_t digest() const noexcept {
         return std::uint64_t{digest_high_} << 32U | digest_low_;
@@ -61,6 +62,7 @@ struct entry : links {
     std::uint32_t state : 3;
     std::uint32_t has_digest : 1; ///< `digest()` is that of an earlier visit.
     std::uint32_t untracked : 1;  ///< The provider cannot tell whether the page was written.
+    std::uint32_t setbacks : 2;   ///< How often its sharing was broken lately (surveyor.hpp).
 };
 
 /// One tracked page. Its space and address follow from its place in a chunk.

@@ -23,6 +23,9 @@ namespace detail {
 [[nodiscard]] inline space& space_of(rmap_item& item) noexcept {
     return *rmap_chunk::of(item).owner;
 }
+[[nodiscard]] inline bool is_merged(rmap_item const& item) noexcept {
+    return item.where() == item_state::stable || item.where() == item_state::zero;
+}
 [[nodiscard]] inline std::uint64_t bit_of(rmap_item const& item) noexcept {
     return std::uint64_t{1} << item.slot;
 }
@@ -66,6 +69,7 @@ class page_index {
         rmap_chunk& c = rmap_chunk::of(item);
         item.go(item_state::loose);
         item.has_digest = 0;
+        item.setbacks = 0;
         ++c.live;
         ++c.owner->items;
         ++counters.rmap_items;

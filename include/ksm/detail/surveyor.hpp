@@ -118,6 +118,7 @@ class surveyor {
         switch (run.state) {
         case page_state::merged:
             if (!strays && merger_.adopt(item, frame, index_.releases == releases_)) {
+                forgive(item);
                 return;
             }
             // A frame whose content another frame already stands for, or (I2) a frame of another
@@ -133,22 +134,50 @@ class surveyor {
                 index_.detach(item);
                 index_.hang_on_zero(item);
             }
+            forgive(item);
             return;
-        case page_state::written: index_.detach(item); break;
+        case page_state::written:
         case page_state::unknown:
-            if (item.where() != item_state::unstable) {
+            if (is_merged(item)) {
+                set_back(item);
+            }
+            if (run.state == page_state::written || item.where() != item_state::unstable) {
                 index_.detach(item);
             }
             break;
         case page_state::gone: return; // whole runs, above
         }
         item.untracked = !Policy::uses_tracking || run.state == page_state::unknown ? 1U : 0U;
-        if (item.untracked != 0) {
+        if (item.untracked != 0 && !rests(item)) {
             c.due |= bit;
             c.pending &= ~bit;
         } else {
             c.due &= ~bit;
             c.pending |= bit;
+        }
+    }
+
+    // A page that is written with what it holds already looks settled to digests: it would be
+    // merged, and its sharing broken, in every other pass. So where a provider cannot tell what was
+    // written, a page whose sharing did not last for a pass, twice in a row, is left alone until
+    // the next pass in eight, then in thirty-two. Each survey that finds it merged forgives one
+    // time.
+    static constexpr std::array<std::uint64_t, 4> passes_by_setbacks{1, 1, 8, 32};
+
+    [[nodiscard]] bool rests(rmap_item const& item) noexcept {
+        bool const resting = Policy::uses_tracking &&
+                             index_.counters.full_scans % passes_by_setbacks[item.setbacks] != 0;
+        index_.counters.pages_skipped += resting ? 1 : 0;
+        return resting;
+    }
+    static void set_back(rmap_item& item) noexcept {
+        if (item.setbacks + 1U < passes_by_setbacks.size()) {
+            ++item.setbacks;
+        }
+    }
+    static void forgive(rmap_item& item) noexcept {
+        if (item.setbacks != 0) {
+            --item.setbacks;
         }
     }
 
