@@ -26,7 +26,7 @@ struct statistics {
 
     std::uint64_t full_scans = 0;         ///< Completed passes since the last unmerge_all.
     std::uint64_t pages_scanned = 0;      ///< Visits of candidate pages.
-    std::uint64_t pages_skipped = 0;      ///< Visits left out: no memory, or the page rests.
+    std::uint64_t pages_skipped = 0;      ///< Visits given up for lack of metadata memory.
     std::uint64_t merged_pages_total = 0; ///< Pages that came to map a frame or the zero page.
     std::uint64_t runs_merged = 0;        ///< Successful provider calls that merged them.
     std::uint64_t longest_run = 0;        ///< The most pages that one of those calls merged.

@@ -47,6 +47,8 @@ class engine {
     [[nodiscard]] virtual ksm::space_statistics statistics(ksm::space_id) const = 0;
     /// What `detail::inspector` finds wrong, or null.
     [[nodiscard]] virtual char const* broken() = 0;
+    /// Whether any page is left alone because its sharing did not last.
+    [[nodiscard]] virtual bool any_rests() = 0;
     /// Every stable frame with the number of its sharers.
     [[nodiscard]] virtual std::vector<std::pair<ksm::frame_id, std::uint64_t>> frames() = 0;
 };

@@ -66,6 +66,10 @@ class engine_of final : public engine {
         return scanner_.statistics(s);
     }
     [[nodiscard]] char const* broken() override { return inspector{scanner_}.broken(); }
+    [[nodiscard]] bool any_rests() override {
+        inspector all{scanner_};
+        return all.broken() == nullptr && all.any_rests();
+    }
     [[nodiscard]] std::vector<std::pair<ksm::frame_id, std::uint64_t>> frames() override {
         std::vector<std::pair<ksm::frame_id, std::uint64_t>> found;
         inspector{scanner_}.for_each_frame(

@@ -314,9 +314,10 @@ class world {
         }
     }
 
-    /// Everything that hinders ends; within four passes in which no page rests from having been
-    /// written, all that is equal is then merged. Where many contents have one digest, a page may
-    /// be promoted in vain behind one that is merged, and must wait for another pass each time.
+    /// Everything that hinders ends; within four passes all that is equal is then merged, after the
+    /// longest rest if pages rest from having been written. Where many contents have one digest, a
+    /// page may be promoted in vain behind one that is merged, and must wait for another pass each
+    /// time.
     void settle() {
         if (in_seam_) {
             return;
@@ -342,17 +343,13 @@ class world {
         bool const weak =
             setup_.policy == policy::weak_standard || setup_.policy == policy::weak_classic;
         auto const scan_passes = [this](int n) {
-            std::uint64_t const skipped = engine_->statistics().pages_skipped;
             for (; n > 0; --n) {
                 scan(everything().count);
             }
-            return engine_->statistics().pages_skipped != skipped;
         };
-        int const needed = (pass_open_ ? 5 : 4) + (weak ? 4 : 0);
-        if (scan_passes(needed)) {
-            constexpr int longest_rest = 32;
-            scan_passes(needed * longest_rest);
-        }
+        scan_passes(pass_open_ ? 2 : 1); // to the end of a survey
+        constexpr int longest_rest = 40;
+        scan_passes((engine_->any_rests() ? longest_rest : 0) + 3 + (weak ? 4 : 0));
         check_converged();
     }
 

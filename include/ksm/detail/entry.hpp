@@ -31,6 +31,7 @@ enum class item_state : std::uint8_t {
     unstable, ///< In the unstable tree of its partition.
     stable,   ///< In the ring of a stable node.
     zero,     ///< Merged into the zero page.
+    resting,  ///< Tracked, in no structure, left alone for a while (page_index::rest).
 };
 
 inline constexpr unsigned partition_bits = 13;
@@ -62,7 +63,7 @@ struct entry : links {
     std::uint32_t state : 3;
     std::uint32_t has_digest : 1; ///< `digest()` is that of an earlier visit.
     std::uint32_t untracked : 1;  ///< The provider cannot tell whether the page was written.
-    std::uint32_t setbacks : 2;   ///< How often its sharing was broken lately (surveyor.hpp).
+    std::uint32_t setbacks : 2;   ///< How often its sharing did not last (surveyor.hpp).
 };
 
 /// One tracked page. Its space and address follow from its place in a chunk.

@@ -32,6 +32,9 @@ class inspector {
         return nullptr;
     }
 
+    /// Whether the last call of `broken` met a page that rests.
+    [[nodiscard]] bool any_rests() { return in_state(item_state::resting) != 0; }
+
     /// Calls `visit(frame, sharers)` for every stable node.
     template <class Visit>
     void for_each_frame(Visit&& visit) {
@@ -160,7 +163,7 @@ class inspector {
         statistics const s = scanner_.statistics();
         std::uint64_t nodes = 0;
         for_each_frame([&](frame_id, std::uint64_t) { ++nodes; });
-        std::uint64_t const loose = in_state(item_state::loose);
+        std::uint64_t const loose = in_state(item_state::loose) + in_state(item_state::resting);
         std::uint64_t const stable = in_state(item_state::stable);
         std::uint64_t const zero = in_state(item_state::zero);
         std::uint64_t const unstable = in_state(item_state::unstable);
@@ -175,7 +178,7 @@ class inspector {
 
     index_type& index_;
     Scanner& scanner_;
-    std::array<std::uint64_t, 5> items_{};
+    std::array<std::uint64_t, 6> items_{};
 };
 
 } // namespace detail

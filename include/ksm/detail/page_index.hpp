@@ -142,8 +142,20 @@ class page_index {
             --space_of(item).zero_pages;
             --counters.ksm_zero_pages;
             break;
+        case item_state::resting: break;
         }
         item.go(item_state::loose);
+    }
+
+    /// Has a page left alone for so many passes, or until it is visited all the same.
+    /// \requires The item is loose.
+    void rest(rmap_item& item, std::uint32_t passes) noexcept {
+        item.go(item_state::resting);
+        item.left = pass() + passes;
+    }
+    [[nodiscard]] bool rests(rmap_item const& item) const noexcept {
+        return item.where() == item_state::resting &&
+               static_cast<std::int32_t>(item.left - pass()) > 0;
     }
 
     /// \requires The item is loose, and has been linked into the unstable tree of its partition.
@@ -239,6 +251,10 @@ class page_index {
     std::uint64_t releases = 0; ///< Calls of `release`: reports from before one may be outdated.
 
   private:
+    [[nodiscard]] std::uint32_t pass() const noexcept {
+        return static_cast<std::uint32_t>(counters.full_scans);
+    }
+
     /// No visit is due any more.
     static void settle(rmap_item& item) noexcept {
         rmap_chunk& c = rmap_chunk::of(item);

@@ -55,7 +55,7 @@ class surveyor {
                 if (r.given == coverage::every_page) {
                     index_.drop_range(s, listed, runs[i].first);
                 }
-                note(s, runs[i]);
+                note(s, runs[i], r.given);
                 on_run(runs[i]);
                 listed = runs[i].first + runs[i].pages;
             }
@@ -69,7 +69,7 @@ class surveyor {
     }
 
   private:
-    void note(space& s, page_run const& run) noexcept {
+    void note(space& s, page_run const& run, coverage given) noexcept {
         page_number const end = run.first + run.pages;
         if (run.state == page_state::gone) {
             index_.drop_range(s, run.first, end);
@@ -89,7 +89,7 @@ class surveyor {
             if (rmap_chunk* const c = index_.obtain_chunk(s, page)) {
                 for (std::size_t i = 0; i < here.value(); ++i) {
                     note(c->slots[slot + i], run, run.frame + ((page - run.first) + page_count{i}),
-                         *p);
+                         *p, given);
                 }
                 if ((c->due | c->pending) != 0) {
                     activate(s, *c);
@@ -103,7 +103,8 @@ class surveyor {
         }
     }
 
-    void note(rmap_item& item, page_run const& run, frame_id frame, partition& p) noexcept {
+    void note(rmap_item& item, page_run const& run, frame_id frame, partition& p,
+              coverage given) noexcept {
         rmap_chunk& c = rmap_chunk::of(item);
         std::uint64_t const bit = bit_of(item);
         if (item.where() == item_state::absent) {
@@ -139,16 +140,19 @@ class surveyor {
         case page_state::written:
         case page_state::unknown:
             if (is_merged(item)) {
-                set_back(item);
-            }
-            if (run.state == page_state::written || item.where() != item_state::unstable) {
+                index_.detach(item);
+                if (Policy::uses_tracking && given == coverage::every_page) {
+                    set_back(item);
+                }
+            } else if (!index_.rests(item) &&
+                       (run.state == page_state::written || item.where() != item_state::unstable)) {
                 index_.detach(item);
             }
             break;
         case page_state::gone: return; // whole runs, above
         }
         item.untracked = !Policy::uses_tracking || run.state == page_state::unknown ? 1U : 0U;
-        if (item.untracked != 0 && !rests(item)) {
+        if (item.untracked != 0 && !index_.rests(item)) {
             c.due |= bit;
             c.pending &= ~bit;
         } else {
@@ -158,21 +162,23 @@ class surveyor {
     }
 
     // A page that is written with what it holds already looks settled to digests: it would be
-    // merged, and its sharing broken, in every other pass. So where a provider cannot tell what was
-    // written, a page whose sharing did not last for a pass, twice in a row, is left alone until
-    // the next pass in eight, then in thirty-two. Each survey that finds it merged forgives one
-    // time.
-    static constexpr std::array<std::uint64_t, 4> passes_by_setbacks{1, 1, 8, 32};
-
-    [[nodiscard]] bool rests(rmap_item const& item) noexcept {
-        bool const resting = Policy::uses_tracking &&
-                             index_.counters.full_scans % passes_by_setbacks[item.setbacks] != 0;
-        index_.counters.pages_skipped += resting ? 1 : 0;
-        return resting;
-    }
-    static void set_back(rmap_item& item) noexcept {
-        if (item.setbacks + 1U < passes_by_setbacks.size()) {
+    // merged, and its sharing broken, in every other pass. So where merged pages are listed, which
+    // is where a provider cannot tell what was written, a page whose sharing did not last until the
+    // next survey, twice in a row, rests for some eight passes, then for some thirty-two. Each
+    // survey that finds it merged makes up for one time.
+    void set_back(rmap_item& item) noexcept {
+        constexpr std::uint32_t most = 3;
+        if (item.setbacks < most) {
             ++item.setbacks;
+        }
+        if (item.setbacks > 1) {
+            // Three quarters to five quarters of it, else a page that is written as regularly as it
+            // comes back might always be written just then; the same for all that were written in
+            // one pass, which may be a run. Fibonacci hashing (Knuth, TAOCP 6.4).
+            std::uint64_t const mixed = index_.counters.full_scans * 0x9E37'79B9'7F4A'7C15U;
+            std::uint32_t const passes = item.setbacks == most ? 32 : 8;
+            index_.rest(item,
+                        passes * 3 / 4 + static_cast<std::uint32_t>(mixed >> 40U) % (passes / 2));
         }
     }
     static void forgive(rmap_item& item) noexcept {
