@@ -151,7 +151,7 @@ class page_index {
     /// \requires The item is loose.
     void rest(rmap_item& item, std::uint32_t passes) noexcept {
         item.go(item_state::resting);
-        item.left = pass() + passes;
+        item.left = pass() + passes; // no structure uses the link meanwhile
     }
     [[nodiscard]] bool rests(rmap_item const& item) const noexcept {
         return item.where() == item_state::resting &&
