@@ -56,8 +56,9 @@ TEST_CASE("a daemon in the middle of a pass over much memory stops at once", "[l
         int const after = calls.load();
         detail::os::fault_hook.store(nullptr);
         CAPTURE(steps);
-        // One survey call or one run: some milliseconds. A pass makes tens of thousands of calls.
-        CHECK(after - before < 1000);
+        // One survey call or one run: some milliseconds. Where windows are slow each takes one of a
+        // run's 512 pages, with six calls. A pass makes tens of thousands of calls.
+        CHECK(after - before < 512 * 6 + 1000);
     }
     CHECK(scanner.unmerge_all() == status::ok);
 }

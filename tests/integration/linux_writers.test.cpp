@@ -826,6 +826,7 @@ TEST_CASE("a window that the kernel refuses for want of mappings ends", "[linux]
 
 TEST_CASE("where system calls cannot wait for a moved page, they are to be promised away",
           "[linux]") {
+    KSM_NEEDS_USERFAULTFD(by_move());
     constexpr int not_to_be_had = 50;
     int const verdict = in_child([] {
         // Without being dumpable it could not read its own page map.
