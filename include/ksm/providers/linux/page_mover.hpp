@@ -256,7 +256,8 @@ class page_mover {
             static_cast<void>(advise(from, page_, madv_populate_write));
             m = faults_.move(to, from, page_);
         }
-        if (m.bytes == 0 && m.error != EEXIST && m.error != ENOENT) {
+        bool const settled = m.error == EEXIST || m.error == ENOENT;
+        if (m.bytes == 0 && (!settled || (away && !faults_.intact()))) {
             copy_back(to, from, away);
         }
         return m.bytes / page_;
@@ -266,10 +267,12 @@ class page_mover {
     void copy_back(std::byte* to, std::byte* from, bool away) noexcept {
         for (pause p; true; p.longer()) {
             int const e = faults_.copy(to, from, page_);
-            if (e == ENOMEM || e == EAGAIN) {
+            // Another file that has the number by now may answer anything.
+            bool const ours = e == 0 || faults_.intact();
+            if (ours && (e == ENOMEM || e == EAGAIN)) {
                 continue;
             }
-            if (e != 0 && away && !faults_.intact()) {
+            if (away && !ours) {
                 // The application has closed our descriptor, and with it the window: who waited
                 // sees zeros already. A mapping of its own is all that is left for the page.
                 static_cast<void>(sys::mremap(
@@ -294,7 +297,7 @@ class page_mover {
             if (e == 0) {
                 break;
             }
-            if (tries >= most_tries && (!enrolled || e != ENOMEM)) {
+            if (tries >= most_tries && (!enrolled || e != ENOMEM || !faults_.intact())) {
                 // Something else is mapped over one of them: then the others one by one.
                 for (std::size_t i = 0; i < bytes; i += page_) {
                     static_cast<void>(faults_.dismiss(p.at + i, page_));
