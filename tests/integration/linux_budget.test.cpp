@@ -45,15 +45,18 @@ frame_id promote_run(linux_provider& p, memory& m, std::size_t run) {
     return made.first;
 }
 
-/// Uses up the mappings of the process. \returns The pages that it took, or null if it cannot.
-std::byte* use_up(std::size_t max_map_count, std::size_t page) {
+/// Uses up the mappings of the process, or so many. \returns The pages that it took, or null if it
+/// cannot.
+std::byte* use_up(std::size_t max_map_count, std::size_t page,
+                  std::size_t mappings = ~std::size_t{0}) {
     void* const p = ::mmap(nullptr, 2 * (max_map_count + 64) * page, PROT_NONE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         return nullptr;
     }
     auto* const at = static_cast<std::byte*>(p);
-    for (std::size_t k = 1; ::mprotect(at + k * page, page, PROT_READ) == 0; k += 2) {
+    for (std::size_t k = 1; k < mappings && ::mprotect(at + k * page, page, PROT_READ) == 0;
+         k += 2) {
     }
     return at;
 }
@@ -146,6 +149,71 @@ TEST_CASE("merging leaves the application its mappings", "[linux]") {
     CHECK(m.holds(17 * done.done.value(), 0));
 }
 
+TEST_CASE("mappings that the application comes to need are given back", "[linux]") {
+    linux_options o = GENERATE(quiescent(), by_mprotect(), by_move());
+    KSM_NEEDS_USERFAULTFD(by_move());
+    o.mapping_share = 1;
+    o.count_mappings_seconds = 0;
+    int const result = in_child([&] {
+        linux_provider p{o};
+        std::size_t const most = p.capabilities().max_map_count;
+        if (most > 200000 || most < 20000) {
+            return 77;
+        }
+        memory m{p, 1200};
+        auto const content = [](std::size_t i) { return i % 3 == 0 ? i % 4 : i; };
+        for (std::size_t i = 0; i < m.size(); ++i) {
+            m.fill(i, content(i));
+        }
+        scanner s{p};
+        if (s.enter(p.space()) != status::ok) {
+            return 1;
+        }
+        auto const passes = [&](int n) {
+            while (n-- > 0) {
+                static_cast<void>(s.scan_pass());
+            }
+        };
+        passes(4);
+        std::size_t const used = p.usage().mappings_used;
+        if (used < 700 || s.statistics().pages_sharing < 390) {
+            return 2;
+        }
+        // All but 8192, which are not merging's, and 300.
+        std::size_t const others = detail::os::count_mappings() - used;
+        std::byte* const taken = use_up(most, p.page_size(), most - 8192 - 300 - others);
+        if (taken == nullptr) {
+            return 77;
+        }
+        passes(6);
+        linux_usage const u = p.usage();
+        std::size_t const all = detail::os::count_mappings();
+        ::munmap(taken, 2 * (most + 64) * p.page_size());
+        if (u.mappings_used > u.mapping_budget || u.mapping_budget > 300) {
+            return 3;
+        }
+        if (u.mappings_used < 200 || all > most - 8192 + 8) { // no more than necessary
+            return 4;
+        }
+        std::size_t merged = 0;
+        for (std::size_t i = 0; i < m.size(); ++i) {
+            if (!m.holds(i, content(i))) {
+                return 5;
+            }
+            merged += is_private(p, m.page(i)) ? 0U : 1U;
+        }
+        if (merged != s.statistics().pages_sharing + s.statistics().pages_shared) {
+            return 6;
+        }
+        passes(8);
+        return s.statistics().pages_sharing >= 390 ? 0 : 7; // there is room again
+    });
+    if (result == 77) {
+        KSM_SKIP("vm.max_map_count is not near its default");
+    }
+    CHECK(result == 0);
+}
+
 TEST_CASE("the count of mappings is the kernel's", "[linux]") {
     linux_provider p{quiescent()};
     memory m{p, 256};
@@ -168,7 +236,8 @@ TEST_CASE("the count of mappings is the kernel's", "[linux]") {
 }
 
 TEST_CASE("at the kernel's limit of mappings nothing is merged, and unmerging works", "[linux]") {
-    linux_options const o = GENERATE(quiescent(), by_mprotect());
+    linux_options const o = GENERATE(quiescent(), by_mprotect(), by_move());
+    KSM_NEEDS_USERFAULTFD(by_move());
     int const result = in_child([&] {
         linux_options generous = o;
         generous.mapping_share = 1;

@@ -41,6 +41,7 @@
 KSM_NAMESPACE_BEGIN
 
 /// Merges pages of the process's own memory.
+/// \requires What `linux_options` asks for.
 class linux_provider : public detail::os::throwing_regions<linux_provider> {
   public:
     /// Never fails: what the kernel refuses leaves a provider that cannot merge, and
@@ -326,6 +327,7 @@ inline survey_result linux_provider::survey(space_id space, page_number from, co
         machine_.writers.disable(no_pagemap, {"fstat", EBADF});
     }
     KSM_ASSERT(!out.empty(), "a survey needs room for a run");
+    machine_.budget.refresh_if_old(machine_.mappings());
     coverage const given = machine_.walk(from, wanted);
     if (machine_.reader.bytes() != 0) {
         static_cast<void>(machine_.reader.prepare()); // without it the pages are busy

@@ -163,9 +163,9 @@ class frame_store {
 
     /// Gives back the memory of dead frames, as far as nobody can read them; outside of windows.
     /// Once in a while, with `ask`, the children are asked after. A call does the work of at most
-    /// `frames_of_a_step` frames, some forty milliseconds; the next one goes on.
+    /// `frames_of_a_step` frames, some ten milliseconds; the next one goes on.
     void reclaim(bool ask) noexcept;
-    static constexpr std::size_t frames_of_a_step = 65536;
+    static constexpr std::size_t frames_of_a_step = 16384;
 
   private:
     struct arena {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSL-1.0
 // Puts pages whose copy-on-write is broken back among their anonymous neighbours. A page that was
 // merged and then written is private again, but its mapping is still one of a frame, and takes its
-// part of the budget until the page is healed.
+// part of the budget until the page is healed. Where the application has come to need mappings that
+// merging uses, merged pages are put back, too.
 #ifndef KSM_PROVIDERS_LINUX_HEALING_HPP
 #define KSM_PROVIDERS_LINUX_HEALING_HPP
 
@@ -39,12 +40,15 @@ class healer {
                     PlaceOf const& place_of) noexcept {
         ++walk_;
         bool const urgent = m.mappings() > m.budget.limit();
+        longest_ = urgent ? longest_ : 1;
         if (due_.size() == 0) {
             collect(m.table);
         }
         if (due_.size() != 0 && (urgent || walk_ - collected_at_ >= walks_to_wait)) {
             heal(m, mirrors, place_of);
-        } else if (m.table.mappings() != 0) { // not both: the writers are stopped once in a call
+        } else if (urgent && give_up(m, mirrors, place_of)) {
+            return; // one of the three: the writers are stopped once in a call
+        } else if (m.table.mappings() != 0) {
             give_mirror(m, mirrors, regions, place_of);
         }
     }
@@ -83,6 +87,39 @@ class healer {
                                     pagemap_entry entry) noexcept {
         backing const k = m.table.at(page).kind();
         return !entry.present() && !entry.swapped() && (k == backing::home || k == backing::zero);
+    }
+
+    /// The application has taken mappings that merging uses: makes short runs private, the shortest
+    /// first. The next survey finds them written. \returns Whether any were.
+    template <class PlaceOf>
+    [[nodiscard]] bool give_up(machinery& m, mirror_store& mirrors,
+                               PlaceOf const& place_of) noexcept {
+        if (m.writers.enter() != status::ok) {
+            return false;
+        }
+        std::size_t pages = 0;
+        bool go_on = true;
+        while (go_on && pages < batch_pages && m.mappings() > m.budget.limit()) {
+            page_range const run = m.table.merged_at_or_after(give_up_at_);
+            if (run.count.value() == 0) {
+                give_up_at_ = page_number{0};
+                longest_ = pages == 0 ? std::min(2 * longest_, window_pages) : longest_;
+                break;
+            }
+            give_up_at_ = run.end();
+            std::size_t const n = run.count.value();
+            // Between two merged pages it would leave as many mappings as there were.
+            if (n > longest_ || m.table.cost(run.first, n, page_entry::home()) >= 0) {
+                continue;
+            }
+            place const there = place_of(run.first, n);
+            std::size_t const before = m.mappings();
+            go_on = there.pages != n || heal_run(m, mirrors, there);
+            pages += m.mappings() < before ? n : 0;
+        }
+        mirrors.rest();
+        m.writers.leave();
+        return pages != 0;
     }
 
     void collect(page_table const& table) noexcept {
@@ -143,8 +180,10 @@ class healer {
     }
 
     own_array<page_range> due_;
-    page_number next_{0};      ///< Where the next batch begins.
-    page_number looked_at_{0}; ///< So far, for seeds.
+    page_number next_{0};       ///< Where the next batch begins.
+    page_number looked_at_{0};  ///< So far, for seeds.
+    page_number give_up_at_{0}; ///< Here the next batch begins.
+    std::size_t longest_ = 1;   ///< Run that is given up, in pages.
     std::uint32_t walk_ = 0;
     std::uint32_t collected_at_ = 0;
     std::size_t healed_ = 0;

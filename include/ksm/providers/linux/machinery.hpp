@@ -31,7 +31,7 @@ struct machinery {
         : page(page_bytes()), page_shift(static_cast<unsigned>(std::countr_zero(page))),
           faults(marker, options.strategy == write_exclusion::off ? 0 : wanted_of_userfault),
           frames(page, options.arena_pages, marker), table(frames.arena_shift(), &frames.records()),
-          budget(options.mapping_share, options.max_mappings),
+          budget(options.mapping_share, options.max_mappings, options.count_mappings_seconds),
           writers(options, marker, faults, entries,
                   {reinterpret_cast<std::byte const*>(this), sizeof *this}),
           tracker(faults, entries, options.track_changes && !writers.protects_regions(),

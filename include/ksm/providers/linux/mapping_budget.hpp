@@ -36,8 +36,9 @@ class mapping_budget {
     /// Left to the application whatever happens.
     static constexpr std::size_t reserve = 8192;
 
-    mapping_budget(double share, std::size_t most) noexcept
-        : share_(share > 0 ? std::min(share, 1.0) : 0), most_(most),
+    /// \param seconds  How old a count may become.
+    mapping_budget(double share, std::size_t most, std::uint32_t seconds) noexcept
+        : share_(share > 0 ? std::min(share, 1.0) : 0), most_(most), most_seconds_(seconds),
           max_map_count_(number_in_file("/proc/sys/vm/max_map_count", 65530)) {
         count(0);
     }
@@ -61,11 +62,16 @@ class mapping_budget {
         return 2 * pages >= gain * static_cast<std::size_t>(more);
     }
 
-    /// Counts anew when what was counted is a minute old, or merging has used up half of what it
-    /// was allowed then. Counting costs about a microsecond a mapping.
+    /// Counts anew when merging has used up half of what it was allowed at the last count. Counting
+    /// costs about a microsecond a mapping.
     void refresh(std::size_t used) noexcept {
-        std::size_t const step = std::max<std::size_t>(limit_ / 2, 64);
-        if (used > counted_at_use_ + step || seconds() >= counted_at_ + 60) {
+        if (used > counted_at_use_ + std::max<std::size_t>(limit_ / 2, 64)) {
+            count(used);
+        }
+    }
+    /// Counts anew when the last count is too old: the application may have taken more since.
+    void refresh_if_old(std::size_t used) noexcept {
+        if (seconds() >= counted_at_ + most_seconds_) {
             count(used);
         }
     }
@@ -105,6 +111,7 @@ class mapping_budget {
 
     double share_;
     std::size_t most_;
+    std::uint32_t most_seconds_;
     std::size_t max_map_count_;
     std::size_t others_ = 0; ///< Mappings that are not ours.
     std::size_t limit_ = 0;

@@ -36,7 +36,10 @@ struct write_exclusions {
     bool quiescent = true;
 };
 
-/// \requires Promises that are true: each is trusted with the application's data.
+/// \requires Promises that are true: each is trusted with the application's data. And whatever is
+/// promised: a thread that calls the provider has no request to io_uring under way that writes into
+/// a region or reads from it, outside of what `pin` covers. The kernel completes those in that
+/// thread, also amid a merge: by strategy it waits for itself for ever, or they fail or are lost.
 struct linux_options {
     write_exclusion strategy = write_exclusion::automatic;
     write_exclusions allow;
@@ -81,8 +84,13 @@ struct linux_options {
     bool count_waits = false;
 
     /// Share of the mappings that the application does not use (vm.max_map_count) that merging may
-    /// take. Whatever it says, 8192 are left.
+    /// take. Whatever it says, 8192 are left. When the application takes more of them later, the
+    /// passes that follow give back what merging has too many, where pages can become anonymous
+    /// memory again (docs/linux.md, "Mappings come back").
     double mapping_share = 0.5;
+    /// Seconds after which what the application uses is counted anew by the next survey, at
+    /// about a microsecond a mapping; 0: by each.
+    std::uint32_t count_mappings_seconds = 60;
     /// An upper limit to that; 0: none.
     std::size_t max_mappings = 0;
     /// Frames of one memfd. Rounded to a power of two of 64 or more.
@@ -112,7 +120,7 @@ struct linux_capabilities {
 struct linux_usage {
     std::size_t mappings_used = 0;  ///< Mappings that exist because of merging.
     std::size_t mapping_budget = 0; ///< Their limit.
-    std::size_t pages_healed = 0;   ///< Written pages that have been given their mapping back.
+    std::size_t pages_healed = 0;   ///< Pages that have been given their mapping back.
     std::size_t frames_live = 0;    ///< Stable frames that are not released, or that pages map.
     std::size_t frames_dead = 0;    ///< Nobody here needs them, but perhaps a forked child does.
     std::size_t frames_punched = 0; ///< Given back: places for frames to come.

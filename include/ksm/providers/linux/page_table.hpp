@@ -61,6 +61,28 @@ class page_table {
         return {};
     }
 
+    /// The first merged pages from `from` on that share one mapping, and are of one row. No pages:
+    /// there are none.
+    [[nodiscard]] page_range merged_at_or_after(page_number from) const noexcept {
+        for (std::size_t p = position_of(from.value() / row_pages); p < chunks_.size(); ++p) {
+            entry_row const& row = chunks_[p].row;
+            bool const amid = chunks_[p].index == from.value() / row_pages;
+            std::size_t i = row.empty() ? row_pages : amid ? from.value() % row_pages : 0;
+            while (i < row_pages && row[i].kind() != backing::merged) {
+                ++i;
+            }
+            std::size_t n = i < row_pages ? 1 : 0;
+            while (n != 0 && i + n < row_pages && row[i + n].kind() == backing::merged &&
+                   page_entry::joined(row[i + n - 1], row[i + n], arena_shift_)) {
+                ++n;
+            }
+            if (n != 0) {
+                return {page_number{chunks_[p].index * row_pages + i}, page_count{n}};
+            }
+        }
+        return {};
+    }
+
     /// Makes room for `set` with the same arguments, so that it cannot fail. False: no memory.
     /// \param due  Pages before this one were prepared, too, and are yet to be set.
     [[nodiscard]] bool prepare(page_number first, std::size_t pages, page_entry entry,

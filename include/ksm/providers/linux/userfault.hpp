@@ -113,7 +113,8 @@ class userfault {
         std::byte messages[16][32]; // struct uffd_msg
         std::size_t all = 0;
         ssize_t n = sizeof messages;
-        while (n == static_cast<ssize_t>(sizeof messages)) {
+        // Another file that has the number by now may wait for something to read.
+        while (n == static_cast<ssize_t>(sizeof messages) && file_.intact()) {
             n = sys::read(file_.get(), messages, sizeof messages);
             all += n > 0 ? static_cast<std::size_t>(n) / sizeof messages[0] : 0;
         }
