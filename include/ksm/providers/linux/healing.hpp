@@ -40,13 +40,14 @@ class healer {
                     PlaceOf const& place_of) noexcept {
         ++walk_;
         bool const urgent = m.mappings() > m.budget.limit();
-        longest_ = urgent ? longest_ : 1;
+        bool const exceeded = m.budget.exceeded(m.mappings());
+        longest_ = exceeded ? longest_ : 1;
         if (due_.size() == 0) {
             collect(m.table);
         }
         if (due_.size() != 0 && (urgent || walk_ - collected_at_ >= walks_to_wait)) {
             heal(m, mirrors, place_of);
-        } else if (urgent && give_up(m, mirrors, place_of)) {
+        } else if (exceeded && give_up(m, mirrors, place_of)) {
             return; // one of the three: the writers are stopped once in a call
         } else if (m.table.mappings() != 0) {
             give_mirror(m, mirrors, regions, place_of);
@@ -99,7 +100,7 @@ class healer {
         }
         std::size_t pages = 0;
         bool go_on = true;
-        while (go_on && pages < batch_pages && m.mappings() > m.budget.limit()) {
+        while (go_on && pages < batch_pages && m.budget.exceeded(m.mappings())) {
             page_range const run = m.table.merged_at_or_after(give_up_at_);
             if (run.count.value() == 0) {
                 give_up_at_ = page_number{0};

@@ -46,6 +46,9 @@ class mapping_budget {
     [[nodiscard]] std::size_t max_map_count() const noexcept { return max_map_count_; }
     [[nodiscard]] std::size_t limit() const noexcept { return std::min(limit_, ceiling_); }
 
+    /// Whether the application needs some of what is used, by the last count.
+    [[nodiscard]] bool exceeded(std::size_t used) const noexcept { return used > limit_; }
+
     [[nodiscard]] bool allows(std::size_t used, std::ptrdiff_t more) const noexcept {
         return more <= 0 || used + static_cast<std::size_t>(more) <= limit();
     }
