@@ -195,3 +195,27 @@ TEST_CASE("a program that closes all descriptors ends tracking, and nothing else
               return p.capabilities().tracks_changes ? 2 : 0;
           }) == 0);
 }
+
+TEST_CASE("a scanner forgets the pages of a released region, and their frames go", "[linux]") {
+    linux_provider p{quiescent()};
+    KSM_NEEDS_TRACKING(p);
+    memory stays{p, 2};
+    stays.fill(0, 1);
+    stays.fill(1, 2);
+    scanner s{p};
+    REQUIRE(s.enter(p.space()) == status::ok);
+    {
+        memory m{p, 64};
+        for (std::size_t i = 0; i < m.size(); ++i) {
+            m.fill(i, 10 + i / 2);
+        }
+        for (int i = 0; i < 3; ++i) {
+            static_cast<void>(s.scan_pass());
+        }
+        REQUIRE(s.statistics().pages_sharing == 32);
+    }
+    static_cast<void>(s.scan_pass());
+    CHECK(s.statistics().rmap_items == 2);
+    CHECK(s.statistics().pages_sharing == 0);
+    CHECK(p.usage().frames_live == 0);
+}

@@ -100,6 +100,7 @@ inline void forget_pages(machinery& m, page_range range) noexcept {
     m.table.set(range.first, range.count.value(), page_entry::home());
     m.table.trim(range.first, range.count.value());
     m.budget.forget(before - m.table.mappings());
+    m.forgot_pages = true;
     m.tracker.dismiss(m.address(range.first), range.count.value() << m.page_shift);
     m.writers.forget(m.address(range.first), range.count.value() << m.page_shift);
 }

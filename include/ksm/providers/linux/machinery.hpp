@@ -110,10 +110,12 @@ struct machinery {
     }
 
     /// A survey begins, or goes on. \returns Which pages it lists: what the engine was refused is
-    /// no change, so all of them once that would not be refused any more.
+    /// no change, so all of them once that would not be refused any more; and pages that are of no
+    /// region any more are missing from such a list only.
     [[nodiscard]] coverage walk(page_number from, coverage wanted) noexcept {
         if (from == page_number{}) {
-            lists_all = writers.recovered();
+            lists_all = writers.recovered() || forgot_pages;
+            forgot_pages = false;
             tracker.begin_walk(lists_all ? coverage::every_page : wanted);
         }
         return lists_all || !tracker.available() ? coverage::every_page : wanted;
@@ -184,8 +186,9 @@ struct machinery {
         return discards_at_once && writers.deserted();
     }
 
-    bool lists_all = false; ///< The survey that goes on does, whatever it was asked for.
-    page_range suspect;     ///< A survey found what cannot be there: look at the kernel's mappings.
+    bool forgot_pages = false; ///< Of which the engine has not been told.
+    bool lists_all = false;    ///< The survey that goes on does, whatever it was asked for.
+    page_range suspect; ///< A survey found what cannot be there: look at the kernel's mappings.
 };
 
 } // namespace detail::os
