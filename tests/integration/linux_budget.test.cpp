@@ -151,7 +151,7 @@ TEST_CASE("merging leaves the application its mappings", "[linux]") {
 
 TEST_CASE("mappings that the application comes to need are given back", "[linux]") {
     linux_options o = GENERATE(quiescent(), by_mprotect(), by_move());
-    KSM_NEEDS_USERFAULTFD(by_move());
+    KSM_NEEDS_USERFAULTFD(o);
     o.mapping_share = 1;
     o.count_mappings_seconds = 0;
     int const result = in_child([&] {
@@ -237,7 +237,7 @@ TEST_CASE("the count of mappings is the kernel's", "[linux]") {
 
 TEST_CASE("at the kernel's limit of mappings nothing is merged, and unmerging works", "[linux]") {
     linux_options const o = GENERATE(quiescent(), by_mprotect(), by_move());
-    KSM_NEEDS_USERFAULTFD(by_move());
+    KSM_NEEDS_USERFAULTFD(o);
     int const result = in_child([&] {
         linux_options generous = o;
         generous.mapping_share = 1;
